@@ -1,0 +1,1 @@
+"""The client: FUSE mount and library."""

@@ -1,0 +1,1 @@
+"""vstorctl, the tool of the operator."""

@@ -1,0 +1,1 @@
+"""asyncio shells around proto: RPC server and client, TLS, node identity."""

@@ -1,0 +1,1 @@
+"""Formats: bytes in, objects out. No I/O."""
