@@ -1,0 +1,161 @@
+"""What every daemon needs: signals, readiness, privileges, metrics, one line instead of a traceback."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import grp
+import logging
+import os
+import pwd
+import resource
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+from pathlib import Path
+
+from vstor import paths
+from vstor.codes_gen import ErrorCode
+from vstor.errors import VstorError
+
+log = logging.getLogger(__name__)
+
+METRICS_REQUEST_BYTES_MAX = 8192
+METRICS_CONNECTIONS_MAX = 16
+
+
+def sd_notify(message: str) -> None:
+    """Tell systemd (sd_notify(3)); nothing where NOTIFY_SOCKET is not set."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        sock.sendto(message.encode(), "\0" + address[1:] if address.startswith("@") else address)
+
+
+class Readiness:
+    """$VSTOR_RUN/NAME.ready holds the pid while the daemon serves; systemd is told as well."""
+
+    def __init__(self, name: str) -> None:
+        self.path = paths.run_dir() / f"{name}.ready"
+        self.path.unlink(missing_ok=True)
+
+    def ready(self) -> None:
+        """From now on requests are served."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        tmp = self.path.with_suffix(".tmp")
+        tmp.write_text(f"{os.getpid()}\n")
+        os.replace(tmp, self.path)
+        sd_notify("READY=1")
+
+    def stopping(self) -> None:
+        """No longer served."""
+        self.path.unlink(missing_ok=True)
+        sd_notify("STOPPING=1")
+
+
+def drop_privileges(user: str) -> None:
+    """Become `user`, with its groups, keeping raised limits. Nothing when not root already. Raises CONFIG for an unknown user."""
+    if os.geteuid() != 0:
+        return
+    try:
+        entry = pwd.getpwnam(user)
+    except KeyError:
+        raise VstorError(ErrorCode.CONFIG, f"no user {user!r} on this host; create it or give -u another one") from None
+    os.setgroups([g.gr_gid for g in grp.getgrall() if user in g.gr_mem])
+    os.setgid(entry.pw_gid)
+    os.setuid(entry.pw_uid)
+
+
+def raise_limits(files: int = 65536) -> None:
+    """Open files and locked memory (io_uring's registered buffers) as far as this process may."""
+    for which, wanted in ((resource.RLIMIT_NOFILE, files), (resource.RLIMIT_MEMLOCK, resource.RLIM_INFINITY)):
+        _, hard = resource.getrlimit(which)
+        if os.geteuid() == 0:
+            resource.setrlimit(which, (wanted, wanted))
+        elif hard != resource.RLIM_INFINITY:
+            resource.setrlimit(which, (min(wanted, hard) if wanted != resource.RLIM_INFINITY else hard, hard))
+
+
+async def serve_metrics(path: Path, render: Callable[[], str]) -> asyncio.Server:
+    """Prometheus text format over HTTP on a unix socket at `path` (world-connectable is not wanted: 0660).
+
+    `render` returns the whole text and must not block.
+    """
+    open_connections = 0
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal open_connections
+        open_connections += 1
+        try:
+            if open_connections > METRICS_CONNECTIONS_MAX:
+                return
+            async with asyncio.timeout(5):
+                request = await reader.readuntil(b"\r\n\r\n")
+                status = HTTPStatus.OK if request.startswith(b"GET /metrics") else HTTPStatus.NOT_FOUND
+                body = render().encode() if status is HTTPStatus.OK else b"see /metrics\n"
+                head = f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: text/plain; version=0.0.4\r\n"
+                writer.write(f"{head}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body)
+                await writer.drain()
+        except (TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ConnectionError):
+            log.debug("metrics request dropped")
+        finally:
+            open_connections -= 1
+            writer.close()
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    server = await asyncio.start_unix_server(answer, path, limit=METRICS_REQUEST_BYTES_MAX)
+    os.chmod(path, 0o660)
+    return server
+
+
+async def wait_for_signal() -> signal.Signals:
+    """Returns the first SIGTERM or SIGINT."""
+    loop = asyncio.get_running_loop()
+    got: asyncio.Future[signal.Signals] = loop.create_future()
+    for sig in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(sig, lambda s=sig: got.done() or got.set_result(s))
+    return await got
+
+
+def run(name: str, main: Callable[[], Awaitable[None]]) -> int:
+    """Run the daemon's coroutine; the exit status. An error of vstor is one line on standard error and in the log, without a traceback."""
+    loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None
+    with contextlib.suppress(ImportError):
+        import uvloop
+
+        loop_factory = uvloop.new_event_loop
+    try:
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
+            runner.run(main())  # type: ignore[arg-type]
+        return 0
+    except VstorError as exc:
+        return complain(name, exc)
+    except BaseExceptionGroup as group:
+        known, rest = group.split(VstorError)
+        if rest is None and known is not None:
+            return complain(name, _first(known))
+        log.critical("stopped by an internal error", exc_info=group)
+        return complain(name, VstorError(ErrorCode.INTERNAL, f"internal error, see the log: {group}"))
+    except KeyboardInterrupt:
+        return 130
+    except Exception as exc:
+        log.critical("stopped by an internal error", exc_info=exc)
+        return complain(name, VstorError(ErrorCode.INTERNAL, f"internal error, see the log: {type(exc).__name__}: {exc}"))
+
+
+def _first(group: BaseExceptionGroup[VstorError]) -> VstorError:
+    inner = group.exceptions[0]
+    return inner if isinstance(inner, VstorError) else _first(inner)
+
+
+def complain(name: str, exc: VstorError) -> int:
+    """Say it in one line; the exit status."""
+    line = f"{name}: {exc.message} [{exc.code.name}]"
+    print(line, file=sys.stderr, flush=True)
+    if logging.getLogger().handlers:
+        log.error("cannot run: %s code=%s", exc.message, exc.code.name)
+    return exc.exit_code
