@@ -47,6 +47,13 @@ void vst_file_fail(vst_file *f, uint32_t index, int error);
  * CLOCK_REALTIME ns of the last write in *mtime_ns. */
 uint32_t vst_file_take_dirty(vst_file *f, uint64_t *end, uint64_t *mtime_ns, uint32_t *indexes, uint32_t max);
 
+/* Answer to VST_EV_COMMIT: error 0, or positive errno the caller gets. */
+int vst_file_committed(vst_file *f, uint64_t cookie, int error);
+/* Byte ranges of buffered FUSE READ and WRITE (not O_DIRECT handles) answered since the last call, as pairs (offset, end): what the kernel may have in
+ * its page cache. Count of pairs; -EOVERFLOW: more than 64 happened (and are forgotten). For recalls: clear it, drop the kernel's pages, lower the
+ * lease, DRAINED, then drop the pages of what was answered meanwhile. */
+int vst_file_take_touched(vst_file *f, uint64_t *pairs, uint32_t npairs);
+
 /* I/O. buf any alignment, kept until the completion. Completion: event IO_DONE with the cookie; result bytes or -errno.
  * READ stops at vst_file_size. WRITE moves it. flags: 1 durable, 2 append (offset ignored: the size at execution). */
 enum vst_io_op { VST_IO_READ = 1, VST_IO_WRITE = 2, VST_IO_SYNC = 3, VST_IO_PUNCH = 4 };
@@ -72,6 +79,9 @@ enum vst_cl_event_kind {
 	VST_EV_IO_DONE = 7,        /* cookie, result */
 	VST_EV_FUSE = 8,           /* a kernel request for Python: fetch with vst_fuse_take */
 	VST_EV_FUSE_CLOSED = 9,    /* unmounted */
+	VST_EV_COMMIT = 10,        /* ino, cookie: a sync (FSYNC, VST_IO_SYNC) or a durable write has its data on stable storage, but the size grew or
+	                            * chunks were written first since they were last committed: Python takes them (vst_file_take_dirty), commits
+	                            * at the MDS and calls vst_file_committed, which completes it. An mtime alone never raises it */
 };
 struct vst_cl_event {
 	uint32_t kind; uint32_t index; uint64_t ino; uint64_t chunk_id; uint32_t version; uint32_t cs_id; uint64_t offset;
@@ -90,15 +100,20 @@ void vst_cl_get_counters(vst_cl *cl, struct vst_cl_counters *out);
 /* ---- FUSE: fd is /dev/fuse, already mounted. One reader thread which is also the engine thread. INIT is answered in C.
  * READ, WRITE, FSYNC, FLUSH, FALLOCATE(punch), LSEEK are answered in C for handles bound by vst_fuse_bind; GETATTR and LOOKUP when cached;
  * all else becomes VST_EV_FUSE. FORGET is counted in C and reported in batches through take as well. */
+/* INIT: no FUSE_WRITEBACK_CACHE (with it the kernel never believes a size changed by another client), FUSE_EXPLICIT_INVAL_DATA instead of AUTO_INVAL_DATA
+ * (pages are dropped by recalls), FUSE_HANDLE_KILLPRIV_V2 (without it each write asks for security.capability), ATOMIC_O_TRUNC, EXPORT_SUPPORT,
+ * POSIX_LOCKS, FLOCK_LOCKS, PARALLEL_DIROPS, DO_READDIRPLUS with AUTO, ASYNC_READ, ASYNC_DIO, MAX_PAGES, BIG_WRITES; DIRECT_IO_ALLOW_MMAP where known.
+ * The C side answers LOOKUP and GETATTR only from what Python gave it; page writeback (FUSE_WRITE_CACHE) comes with any writable handle of the inode. */
 struct vst_fuse_config { uint32_t max_write; uint32_t max_background; uint32_t flags; /* VST_FUSE_* */ };
 int vst_fuse_start(vst_cl *cl, int fd, const struct vst_fuse_config *cfg);
 /* Take one slow request: whole kernel message (fuse_in_header and body) copied to buf. length, or 0 none. */
 int vst_fuse_take(vst_cl *cl, void *buf, size_t len);
-/* Answer. error: 0 or positive errno; data: body after fuse_out_header. */
+/* Answer. error: 0 or positive errno; data: body after fuse_out_header. Written to the kernel before it returns, so that a later notification cannot overtake it. */
 int vst_fuse_reply(vst_cl *cl, uint64_t unique, int error, const void *data, size_t len);
 /* Raw notification (body after fuse_out_header; code FUSE_NOTIFY_*). May block on page locks: never call it on the engine thread. */
 int vst_fuse_notify(vst_cl *cl, int code, const void *data, size_t len);
-/* fh given in an OPEN/CREATE reply -> file. flags: 1 writable, 2 append, 4 sync (O_SYNC/O_DSYNC: writes durable). */
+/* fh given in an OPEN/CREATE reply -> file. flags: 1 writable, 2 append, 4 sync (O_SYNC/O_DSYNC: writes durable),
+ * 8 the inode has suid or sgid bits: a WRITE with FUSE_WRITE_KILL_SUIDGID goes to Python (which clears them and writes). */
 int vst_fuse_bind(vst_cl *cl, uint64_t fh, vst_file *f, uint32_t flags);
 int vst_fuse_unbind(vst_cl *cl, uint64_t fh); /* at RELEASE */
 #endif
