@@ -206,7 +206,6 @@ def py_codes(d: Definition) -> str:
         "",
         "from __future__ import annotations",
         "",
-        "import errno",
         "from enum import IntEnum",
         "from typing import NamedTuple",
         "",
@@ -220,10 +219,10 @@ def py_codes(d: Definition) -> str:
         "",
         "",
         "class ErrorInfo(NamedTuple):",
-        '    """What a code means: errno for a file-system caller that is not retried, exit code of the tools."""',
+        '    """What a code means: name of the errno for a file-system caller ("0": none), exit code of the tools."""',
         "",
         "    name: str",
-        "    errno: int",
+        "    errno: str",
         "    exit_code: int",
         "    retryable: bool",
         "    text: str",
@@ -232,8 +231,7 @@ def py_codes(d: Definition) -> str:
         "ERRORS: dict[int, ErrorInfo] = {",
     ]
     for e in d.errors:
-        number_of = "0" if e.errno == "0" else f"errno.{e.errno}"
-        arguments = [f'"{e.name}"', number_of, str(e.exit), str(e.retryable), f'"{e.text}"']
+        arguments = [f'"{e.name}"', f'"{e.errno}"', str(e.exit), str(e.retryable), f'"{e.text}"']
         out += call(f"    {e.code}: ErrorInfo(", arguments, "),")
     out += ["}", ""]
     return "\n".join(out)
