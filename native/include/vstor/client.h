@@ -13,14 +13,16 @@ struct vst_cl_config {
 	uint32_t auth_mode;          /* vst_auth_mode to ask for */
 	uint32_t io_timeout_ms;      /* a replica that does not answer a write for so long is reported failed (default 2000) */
 	uint32_t connect_timeout_ms; /* default 2000 */
-	uint32_t flags;
+	uint32_t flags;              /* VST_CL_* */
 };
+#define VST_CL_ENOSPC 1u             /* a full cluster fails writes with ENOSPC instead of letting them wait */
 vst_cl *vst_cl_new(const struct vst_cl_config *cfg);
 int vst_cl_start(vst_cl *cl);   /* starts the engine thread */
 void vst_cl_stop(vst_cl *cl);   /* fails what is in flight with ESHUTDOWN, joins */
 void vst_cl_free(vst_cl *cl);
 
-/* Where a chunk server is and the session key for it; again to refresh. addresses: "ip:port" or "unix:/path", in order of preference, separated by spaces. */
+/* Where a chunk server is and the session key for it; again to refresh. addresses: "ip:port" or "unix:/path", in order of preference, separated by spaces.
+ * Empty: not reachable for now (what waits for it goes elsewhere or is reported failed). */
 int vst_cl_set_cs(vst_cl *cl, uint32_t cs_id, const char *addresses, uint64_t session_id, uint64_t expiry_ms, const uint8_t key[32]);
 
 /* Files. A file is shared by all handles of an inode in this process. */
@@ -30,14 +32,16 @@ void vst_file_free(vst_file *f); /* waits for its requests; after it no event na
 #define VST_LEASE_SHARED 1
 #define VST_LEASE_EXCLUSIVE 2
 /* Grant or take back. Valid until CLOCK_BOOTTIME ms `until` (the session's; see vst_cl_set_lease_until). Lowering parks new requests
- * (they raise NEED_LEASE), waits for nothing; event DRAINED(token) comes when all earlier ones are done. */
+ * (they raise NEED_LEASE), waits for nothing; event DRAINED(token) comes when all earlier ones are done (on every lowering, and whenever token is not 0).
+ * At NONE the chunk maps are forgotten once drained, except those a SYNC still needs. SYNC needs no lease. */
 int vst_file_set_lease(vst_file *f, int mode, uint64_t token);
-/* All leases of this engine end at this CLOCK_BOOTTIME ms unless moved on; past it requests park and raise NEED_LEASE. */
+/* All leases of this engine end at this CLOCK_BOOTTIME ms (0, so never begun, at the start) unless moved on; past it requests park and raise NEED_LEASE. */
 void vst_cl_set_lease_until(vst_cl *cl, uint64_t until_boottime_ms);
 void vst_file_set_size(vst_file *f, uint64_t size);
 uint64_t vst_file_size(vst_file *f);
 /* Chunk `index` of the file. ticket: 64 bytes. ncs = 0: known hole (reads zeros, a write raises NEED_MAP). flags as in ChunkMap.
- * for_write: the ticket allows writing. Wakes requests parked on it. */
+ * for_write: the ticket allows writing. Wakes requests parked on it;
+ * the same version again after REPLICA_FAILED means: try once more. */
 int vst_file_set_chunk(vst_file *f, uint32_t index, uint64_t chunk_id, uint32_t version, uint32_t flags, int for_write,
                        const uint32_t *cs_ids, uint32_t ncs, const uint8_t *ticket);
 void vst_file_drop_chunks(vst_file *f, uint32_t from_index); /* forget maps from here on */
@@ -113,7 +117,9 @@ int vst_fuse_reply(vst_cl *cl, uint64_t unique, int error, const void *data, siz
 /* Raw notification (body after fuse_out_header; code FUSE_NOTIFY_*). May block on page locks: never call it on the engine thread. */
 int vst_fuse_notify(vst_cl *cl, int code, const void *data, size_t len);
 /* fh given in an OPEN/CREATE reply -> file. flags: 1 writable, 2 append, 4 sync (O_SYNC/O_DSYNC: writes durable),
- * 8 the inode has suid or sgid bits: a WRITE with FUSE_WRITE_KILL_SUIDGID goes to Python (which clears them and writes). */
+ * 8 the inode has suid or sgid bits: a WRITE with FUSE_WRITE_KILL_SUIDGID goes to Python (which clears them and writes).
+ * 16 POSIX locks may be held on the inode: FLUSH of any of its handles goes to Python from now on (a close releases locks at FLUSH).
+ * 32 the handle is FOPEN_DIRECT_IO: its ranges are not counted as touched. Bind again to change flags. Bind before the reply to OPEN. */
 int vst_fuse_bind(vst_cl *cl, uint64_t fh, vst_file *f, uint32_t flags);
 int vst_fuse_unbind(vst_cl *cl, uint64_t fh); /* at RELEASE */
 #endif
