@@ -48,10 +48,10 @@ void vst_file_drop_chunks(vst_file *f, uint32_t from_index); /* forget maps from
 /* Answer to NEED_MAP / NEED_LEASE / REPLICA_FAILED that failed for good: requests parked on the index (or on the lease: index ~0u) end with this errno > 0. */
 void vst_file_fail(vst_file *f, uint32_t index, int error);
 /* Written since the last call: largest end of write (0 none), and up to max indexes of chunks written the first time (count returned).
- * CLOCK_REALTIME ns of the last write in *mtime_ns. */
+ * CLOCK_REALTIME ns of the last write in *mtime_ns. What was taken counts as uncommitted until a vst_file_committed(f, …, 0) after it. */
 uint32_t vst_file_take_dirty(vst_file *f, uint64_t *end, uint64_t *mtime_ns, uint32_t *indexes, uint32_t max);
 
-/* Answer to VST_EV_COMMIT: error 0, or positive errno the caller gets. */
+/* Answer to VST_EV_COMMIT: error 0, or positive errno the caller gets. cookie 0: a commit nobody waits for was done. */
 int vst_file_committed(vst_file *f, uint64_t cookie, int error);
 /* Byte ranges of buffered FUSE READ and WRITE (not O_DIRECT handles) answered since the last call, as pairs (offset, end): what the kernel may have in
  * its page cache. Count of pairs; -EOVERFLOW: more than 64 happened (and are forgotten). For recalls: clear it, drop the kernel's pages, lower the
@@ -83,6 +83,8 @@ enum vst_cl_event_kind {
 	VST_EV_IO_DONE = 7,        /* cookie, result */
 	VST_EV_FUSE = 8,           /* a kernel request for Python: fetch with vst_fuse_take */
 	VST_EV_FUSE_CLOSED = 9,    /* unmounted */
+	VST_EV_APPEND_MOVED = 11,  /* ino, offset, result: an O_APPEND write of `result` bytes that the kernel meant for `offset` went to another place (its size was
+	                            * old): the pages it cached at offset are wrong and are to be dropped */
 	VST_EV_COMMIT = 10,        /* ino, cookie: a sync (FSYNC, VST_IO_SYNC) or a durable write has its data on stable storage, but the size grew or
 	                            * chunks were written first since they were last committed: Python takes them (vst_file_take_dirty), commits
 	                            * at the MDS and calls vst_file_committed, which completes it. An mtime alone never raises it */
