@@ -65,12 +65,15 @@ void vst_cs_get_counters(vst_cs *cs, struct vst_cs_counters *out);
 /* Keys. cs_key proves the MDS to clients of this CS; ticket keys by id (at most 4 kept). */
 int vst_cs_set_cs_key(vst_cs *cs, const uint8_t key[32]);
 int vst_cs_set_ticket_key(vst_cs *cs, uint32_t key_id, const uint8_t key[32]);
+/* As min_auth_mode of the configuration, for new connections (the MDS says it at registration). */
+int vst_cs_set_min_auth(vst_cs *cs, uint32_t mode);
 /* cluster time = CLOCK_BOOTTIME ms + offset; requests are served while CLOCK_BOOTTIME ms < serve_until (0: never yet). */
 int vst_cs_set_time(vst_cs *cs, int64_t offset_ms, uint64_t serve_until_boottime_ms);
 
 /* Orders of the MDS. All durable when they return. status results (0 or a vst_error code). */
 int vst_cs_set_version(vst_cs *cs, uint64_t chunk_id, uint32_t version); /* only upwards (equal is fine); NO_CHUNK; in-flight requests of the old version finish before it returns */
 int vst_cs_create(vst_cs *cs, uint64_t chunk_id, uint32_t chunk_bytes, uint32_t version, int syncing); /* EXISTS */
+int vst_cs_begin_sync(vst_cs *cs, uint64_t chunk_id); /* sets the syncing flag of an existing (stale) replica: not served until finish_sync */
 int vst_cs_finish_sync(vst_cs *cs, uint64_t chunk_id, uint32_t version); /* clears the syncing flag, sets the version */
 int vst_cs_delete(vst_cs *cs, uint64_t chunk_id);                        /* idempotent */
 /* Local access for recovery, scrub and tests. buf page aligned; offset, len multiples of 4096, at most io_bytes_max.
@@ -78,6 +81,10 @@ int vst_cs_delete(vst_cs *cs, uint64_t chunk_id);                        /* idem
 int vst_cs_read(vst_cs *cs, uint64_t chunk_id, uint64_t off, uint32_t len, void *buf, int *hole);
 int vst_cs_write(vst_cs *cs, uint64_t chunk_id, uint32_t version, uint64_t off, uint32_t len, const void *buf, int durable);
 int vst_cs_punch(vst_cs *cs, uint64_t chunk_id, uint32_t version, uint64_t off, uint64_t len);
+/* Mend quarantined blocks of [off, off+len) from good data: only blocks that are still quarantined are written (a client may have
+ * overwritten others since the data was fetched), durably; in one step on the engine thread. STALE when the replica's version is not
+ * `version`. The number of blocks mended in *mended. status results. */
+int vst_cs_repair(vst_cs *cs, uint64_t chunk_id, uint32_t version, uint64_t off, uint32_t len, const void *buf, uint32_t *mended);
 int vst_cs_hash(vst_cs *cs, uint64_t chunk_id, uint64_t off, uint32_t len, uint8_t out[32]);
 int vst_cs_granules(vst_cs *cs, uint64_t chunk_id, uint64_t *pairs, uint32_t npairs); /* count or status<0 */
 int vst_cs_stat(vst_cs *cs, uint64_t chunk_id, struct vst_cs_chunk *out);
