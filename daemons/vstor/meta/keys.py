@@ -14,4 +14,12 @@ PREFIX = b"vstor/"  # before every key in etcd
 LEADER_KEY = b"leader"  # value: mds id and address; its create revision is the epoch
 SEQ_KEY = b"seq"  # chained by every transaction
 
-__all__ = ["LEADER_KEY", "PREFIX", "SCHEMA", "SEQ_KEY", "decode", "encode", "load_spans"]
+__all__ = [
+    "LEADER_KEY",
+    "PREFIX",
+    "SCHEMA",
+    "SEQ_KEY",
+    "decode",
+    "encode",
+    "load_spans",
+]

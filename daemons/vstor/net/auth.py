@@ -34,7 +34,11 @@ log = logging.getLogger(__name__)
 _Reply = TypeVar("_Reply")
 
 SCRYPT_N, SCRYPT_R, SCRYPT_P = 1 << 15, 8, 1
-SCRYPT_N_MAX, SCRYPT_R_MAX, SCRYPT_P_MAX = 1 << 18, 16, 4  # of a server we do not trust yet
+SCRYPT_N_MAX, SCRYPT_R_MAX, SCRYPT_P_MAX = (
+    1 << 18,
+    16,
+    4,
+)  # of a server we do not trust yet
 KEY_BYTES = 32
 SALT_BYTES = 16
 PASSWORD_BYTES_MAX = 1024
@@ -57,19 +61,39 @@ class Verifier:
     w: bytes
 
     def to_json(self) -> bytes:
-        return json.dumps({"salt": self.salt.hex(), "n": self.n, "r": self.r, "p": self.p, "w": self.w.hex()}).encode()
+        return json.dumps(
+            {
+                "salt": self.salt.hex(),
+                "n": self.n,
+                "r": self.r,
+                "p": self.p,
+                "w": self.w.hex(),
+            }
+        ).encode()
 
     @classmethod
     def from_json(cls, data: bytes | str) -> Verifier:
         """Raises ValueError, KeyError or TypeError for spoiled data."""
         item = json.loads(data)
         return cls(
-            bytes.fromhex(item["salt"]), int(item["n"]), int(item["r"]), int(item["p"]), bytes.fromhex(item["w"])
+            bytes.fromhex(item["salt"]),
+            int(item["n"]),
+            int(item["r"]),
+            int(item["p"]),
+            bytes.fromhex(item["w"]),
         )
 
 
 def _scrypt(password: bytes, salt: bytes, n: int, r: int, p: int) -> bytes:
-    return hashlib.scrypt(password, salt=salt, n=n, r=r, p=p, maxmem=256 * n * r + (1 << 20), dklen=KEY_BYTES)
+    return hashlib.scrypt(
+        password,
+        salt=salt,
+        n=n,
+        r=r,
+        p=p,
+        maxmem=256 * n * r + (1 << 20),
+        dklen=KEY_BYTES,
+    )
 
 
 def check_password(password: bytes) -> bytes:
@@ -110,7 +134,10 @@ class AttemptLimit:
         used = self._peers.get(peer, 0)
         if used >= ATTEMPTS_PER_PEER or self._total >= ATTEMPTS_TOTAL or len(self._peers) >= PEERS_MAX:
             log.warning("password attempts limited peer=%s", peer)
-            raise VstorError(ErrorCode.LIMIT, f"too many password attempts; try again in {ATTEMPTS_WINDOW_S:g} s")
+            raise VstorError(
+                ErrorCode.LIMIT,
+                f"too many password attempts; try again in {ATTEMPTS_WINDOW_S:g} s",
+            )
         self._peers[peer] = used + 1
         self._total += 1
 
@@ -176,7 +203,13 @@ class Authenticator:
             log.warning("authentication refused peer=%s", peer_ip)
             raise VstorError(ErrorCode.WRONG_PASSWORD)
         common = f"node-{secrets.token_hex(8)}"
-        cert = pki.issue(self._ca_pem, self._ca_key_pem, request.csr_pem, common=common, role=pki.ROLE_NODE)
+        cert = pki.issue(
+            self._ca_pem,
+            self._ca_key_pem,
+            request.csr_pem,
+            common=common,
+            role=pki.ROLE_NODE,
+        )
         self._limit.succeeded(peer_ip)
         log.info("node authenticated peer=%s certificate=%s", peer_ip, common)
         tag = _mac(key, b"cert", self._ca_pem, cert)
@@ -184,7 +217,11 @@ class Authenticator:
 
 
 async def prove(
-    conn: RpcConnection, cluster: str, password: bytes, csr_pem: bytes, known_ca_pem: bytes | None
+    conn: RpcConnection,
+    cluster: str,
+    password: bytes,
+    csr_pem: bytes,
+    known_ca_pem: bytes | None,
 ) -> m.AuthCertificate:
     """The client's side over an unverified connection.
 
@@ -197,7 +234,10 @@ async def prove(
         async with asyncio.timeout(STEP_S_MAX):
             reply = await conn.send(m.Request(next(ids), body))
         if not isinstance(reply, kind):
-            raise VstorError(ErrorCode.BAD_REQUEST, "the MDS answered with a message of the wrong kind")
+            raise VstorError(
+                ErrorCode.BAD_REQUEST,
+                "the MDS answered with a message of the wrong kind",
+            )
         return reply
 
     greeting = await ask(hello(cluster, "", "auth", identity.host_id()), m.HelloReply)
@@ -209,7 +249,11 @@ async def prove(
     params = await ask(m.AuthStart(), m.AuthParams)
     if not (2 <= params.n <= SCRYPT_N_MAX and 1 <= params.r <= SCRYPT_R_MAX and 1 <= params.p <= SCRYPT_P_MAX):
         raise VstorError(ErrorCode.BAD_REQUEST, "the MDS asks for unreasonable scrypt parameters")
-    side = SPAKE2_A(_scrypt(password, params.salt, params.n, params.r, params.p), idA=ID_CLIENT, idB=ID_SERVER)
+    side = SPAKE2_A(
+        _scrypt(password, params.salt, params.n, params.r, params.p),
+        idA=ID_CLIENT,
+        idB=ID_SERVER,
+    )
     challenge = await ask(m.AuthExchange(side.start()), m.AuthChallenge)
     try:
         key = side.finish(challenge.message)
@@ -258,15 +302,22 @@ def _have_current(ca_pem: bytes, cert_path: Path, key_path: Path) -> bool:
 
 async def _connect_any(cluster: str, bootstrap: list[str]) -> RpcConnection:
     last = VstorError(
-        ErrorCode.UNREACHABLE, f"no MDS known for cluster {cluster}: give its address with -b or fill bs.list"
+        ErrorCode.UNREACHABLE,
+        f"no MDS known for cluster {cluster}: give its address with -b or fill bs.list",
     )
     for address in bootstrap:
         try:
             return await connect(
-                identity.control_address(address), pki.unverified_context(), timeout_s=5.0, verified=False
+                identity.control_address(address),
+                pki.unverified_context(),
+                timeout_s=5.0,
+                verified=False,
             )
         except VstorError as exc:
-            last = VstorError(ErrorCode.UNREACHABLE, f"no MDS of cluster {cluster} answers ({exc.message})")
+            last = VstorError(
+                ErrorCode.UNREACHABLE,
+                f"no MDS of cluster {cluster} answers ({exc.message})",
+            )
     raise last
 
 

@@ -18,7 +18,10 @@ def pack(envelope: m.Request | m.Reply | m.Failure | m.Push) -> bytes:
     """One frame. Raises TOO_LARGE above FRAME_BYTES_MAX."""
     payload = m.encode(envelope)
     if len(payload) > m.FRAME_BYTES_MAX:
-        raise VstorError(ErrorCode.TOO_LARGE, f"control message of {len(payload)} bytes exceeds {m.FRAME_BYTES_MAX}")
+        raise VstorError(
+            ErrorCode.TOO_LARGE,
+            f"control message of {len(payload)} bytes exceeds {m.FRAME_BYTES_MAX}",
+        )
     return _LENGTH.pack(len(payload)) + payload
 
 
@@ -53,7 +56,10 @@ class FrameReader:
             offset = start + length
             try:
                 found.append(m.decode(view[start:offset]))
-            except (msgspec.DecodeError, ValueError) as exc:  # ValueError: text that is not UTF-8
+            except (
+                msgspec.DecodeError,
+                ValueError,
+            ) as exc:  # ValueError: text that is not UTF-8
                 raise VstorError(ErrorCode.BAD_REQUEST, f"malformed control message: {exc}") from exc
         self._buffer = bytearray(view[offset:])
         return found
@@ -62,5 +68,5 @@ class FrameReader:
         """Whether the kept bytes hold at least one frame; spares copying a large frame for each of its segments."""
         if len(self._buffer) < HEADER_BYTES:
             return False
-        (length,) = _LENGTH.unpack_from(self._buffer)
+        length: int = _LENGTH.unpack_from(self._buffer)[0]
         return length > m.FRAME_BYTES_MAX or length == 0 or len(self._buffer) >= HEADER_BYTES + length

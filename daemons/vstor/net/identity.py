@@ -41,7 +41,10 @@ class Identity:
 def check_cluster_name(cluster: str) -> str:
     """The name itself. Raises CONFIG: letters, digits, '_' and '-', at most CLUSTER_NAME_CHARS_MAX."""
     if not _CLUSTER_NAME.fullmatch(cluster):
-        raise VstorError(ErrorCode.CONFIG, f"bad cluster name {cluster!r}: use letters, digits, '_' and '-'")
+        raise VstorError(
+            ErrorCode.CONFIG,
+            f"bad cluster name {cluster!r}: use letters, digits, '_' and '-'",
+        )
     if len(cluster) > CLUSTER_NAME_CHARS_MAX:
         raise VstorError(
             ErrorCode.CONFIG,
@@ -64,7 +67,10 @@ def parse_address(text: str, default_port: int = DEFAULT_PORT) -> tuple[str, int
     try:
         ip = ipaddress.ip_address(host)
     except ValueError:
-        raise VstorError(ErrorCode.CONFIG, f"bad address {text!r}: use IP or IP:PORT (IPv6 as [IP]:PORT)") from None
+        raise VstorError(
+            ErrorCode.CONFIG,
+            f"bad address {text!r}: use IP or IP:PORT (IPv6 as [IP]:PORT)",
+        ) from None
     if not 0 < port <= 65533:  # the two ports above it are used as well
         raise VstorError(ErrorCode.CONFIG, f"bad address {text!r}: port must be between 1 and 65533")
     return str(ip), port
@@ -138,7 +144,8 @@ def host_id() -> str:
         raise from_os_error(exc, f"cannot read {path}") from exc
     if not _HOST_ID.fullmatch(text):
         raise VstorError(
-            ErrorCode.DAMAGED, f"{path} must hold 16 hexadecimal digits; restore it or remove it to get a new host id"
+            ErrorCode.DAMAGED,
+            f"{path} must hold 16 hexadecimal digits; restore it or remove it to get a new host id",
         )
     return text
 

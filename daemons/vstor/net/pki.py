@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -35,7 +36,11 @@ PEM_BYTES_MAX = 65536
 def make_key() -> tuple[ec.EllipticCurvePrivateKey, bytes]:
     """(private key, its unencrypted PKCS#8 PEM: write it with mode 0600)."""
     key = ec.generate_private_key(ec.SECP256R1())
-    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    pem = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
     return key, pem
 
 
@@ -93,7 +98,13 @@ def make_csr(common: str) -> tuple[bytes, bytes]:
 
 
 def issue(
-    ca_pem: bytes, ca_key_pem: bytes, csr_pem: bytes, *, common: str, role: str, addresses: Iterable[str] = ()
+    ca_pem: bytes,
+    ca_key_pem: bytes,
+    csr_pem: bytes,
+    *,
+    common: str,
+    role: str,
+    addresses: Iterable[str] = (),
 ) -> bytes:
     """Certificate PEM for the key of `csr_pem`; subject and role are the caller's, whatever the CSR says.
 
@@ -109,7 +120,10 @@ def issue(
     except ValueError as exc:
         raise VstorError(ErrorCode.BAD_REQUEST, "malformed certificate request") from exc
     if not valid or not isinstance(public, ec.EllipticCurvePublicKey) or not isinstance(public.curve, ec.SECP256R1):
-        raise VstorError(ErrorCode.BAD_REQUEST, "certificate request must be self-signed by an EC P-256 key")
+        raise VstorError(
+            ErrorCode.BAD_REQUEST,
+            "certificate request must be self-signed by an EC P-256 key",
+        )
     ca = x509.load_pem_x509_certificate(ca_pem)
     ca_key = serialization.load_pem_private_key(ca_key_pem, None)
     assert isinstance(ca_key, ec.EllipticCurvePrivateKey)
@@ -130,7 +144,10 @@ def issue(
         .add_extension(_usage(ca=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()),
+            critical=False,
+        )
     )
     names = [x509.IPAddress(ipaddress.ip_address(a)) for a in dict.fromkeys(addresses)]
     if names:
@@ -149,7 +166,8 @@ def read_ca_names(ca_pem: bytes, what: str) -> tuple[str, str]:
         subject = x509.load_pem_x509_certificate(ca_pem).subject
     except ValueError as exc:
         raise VstorError(
-            ErrorCode.DAMAGED, f"{what} is not a certificate; restore it, or remove it and run auth-node again"
+            ErrorCode.DAMAGED,
+            f"{what} is not a certificate; restore it, or remove it and run auth-node again",
         ) from exc
     return _attribute(subject, NameOID.COMMON_NAME), _attribute(subject, NameOID.ORGANIZATION_NAME)
 
@@ -161,7 +179,7 @@ def is_current(ca_pem: bytes, cert_pem: bytes, key_pem: bytes) -> bool:
         cert = x509.load_pem_x509_certificate(cert_pem)
         key = serialization.load_pem_private_key(key_pem, None)
         cert.verify_directly_issued_by(ca)
-    except Exception:  # cryptography documents ValueError, TypeError, InvalidSignature: each means "not usable"
+    except (ValueError, TypeError, InvalidSignature):
         return False
     until = cert.not_valid_after_utc - dt.timedelta(days=RENEW_BEFORE_DAYS)
     return (
@@ -202,7 +220,8 @@ def _context(protocol: int, cert: Path, key: Path, ca: Path) -> ssl.SSLContext:
         raise VstorError(ErrorCode.DENIED, f"cannot read {key} or {cert}: permission denied") from exc
     except ssl.SSLError as exc:
         raise VstorError(
-            ErrorCode.DAMAGED, f"{cert}, {key} or {ca} is damaged ({exc.reason}); run auth-node again"
+            ErrorCode.DAMAGED,
+            f"{cert}, {key} or {ca} is damaged ({exc.reason}); run auth-node again",
         ) from exc
     return context
 

@@ -91,7 +91,13 @@ class MdsClient:
         """A connection to the leader is up and on_connect has finished."""
         return self._conn is not None
 
-    async def call(self, body: m.RequestBody, *, deadline_s: float | None = None, retry: bool = True) -> m.ReplyBody:
+    async def call(
+        self,
+        body: m.RequestBody,
+        *,
+        deadline_s: float | None = None,
+        retry: bool = True,
+    ) -> m.ReplyBody:
         """Send to the leader and wait for the answer.
 
         Args:
@@ -263,7 +269,10 @@ class MdsClient:
                 return conn
             conn.close()
             self._complain(
-                VstorError(ErrorCode.UNREACHABLE, f"cluster {self.identity.cluster} has no leading MDS at the moment")
+                VstorError(
+                    ErrorCode.UNREACHABLE,
+                    f"cluster {self.identity.cluster} has no leading MDS at the moment",
+                )
             )
             if reply.leader_address and reply.leader_address not in tried:
                 queue.insert(0, reply.leader_address)
@@ -277,7 +286,10 @@ class MdsClient:
         try:
             async with asyncio.timeout(HELLO_S_MAX):
                 reply = await conn.send(
-                    self._request(request_id, hello(who.cluster, who.cluster_id, self.role, who.host_id))
+                    self._request(
+                        request_id,
+                        hello(who.cluster, who.cluster_id, self.role, who.host_id),
+                    )
                 )
         finally:
             self._live.pop(request_id, None)
@@ -313,7 +325,11 @@ class MdsClient:
         self._fatal = None
         self._conn = conn
         self._wake()
-        log.info("connected to the MDS address=%s epoch=%s", self.leader_address, self.hello and self.hello.epoch)
+        log.info(
+            "connected to the MDS address=%s epoch=%s",
+            self.leader_address,
+            self.hello and self.hello.epoch,
+        )
         return True
 
     async def _hold(self, conn: RpcConnection) -> None:
@@ -335,11 +351,18 @@ class MdsClient:
                     break
                 self.hello = reply
         except (TimeoutError, VstorError) as exc:
-            log.warning("the MDS does not answer address=%s reason=%s", self.leader_address, exc or "silent")
+            log.warning(
+                "the MDS does not answer address=%s reason=%s",
+                self.leader_address,
+                exc or "silent",
+            )
         finally:
             self._conn = None
             conn.abort()
-            self._error = VstorError(ErrorCode.UNREACHABLE, f"connection to the MDS at {self.leader_address} lost")
+            self._error = VstorError(
+                ErrorCode.UNREACHABLE,
+                f"connection to the MDS at {self.leader_address} lost",
+            )
 
     def _complain(self, error: VstorError) -> None:
         if error.message != self._error.message:
@@ -371,7 +394,11 @@ async def call_once(
 
 
 def call_sync(
-    cluster: str, body: m.RequestBody, *, bootstrap: list[str] | None = None, deadline_s: float = 30.0
+    cluster: str,
+    body: m.RequestBody,
+    *,
+    bootstrap: list[str] | None = None,
+    deadline_s: float = 30.0,
 ) -> m.ReplyBody:
     """For tools: one request, blocking. Raises as MdsClient.call."""
     return asyncio.run(call_once(cluster, body, bootstrap=bootstrap, deadline_s=deadline_s))

@@ -154,7 +154,10 @@ async def connect(
         raise VstorError(ErrorCode.UNREACHABLE, f"{address}: {reason}") from exc
     if verified and conn.server_role != pki.ROLE_MDS:
         conn.abort()
-        raise VstorError(ErrorCode.DENIED, f"{address}: the server's certificate is not that of an MDS")
+        raise VstorError(
+            ErrorCode.DENIED,
+            f"{address}: the server's certificate is not that of an MDS",
+        )
     return conn
 
 

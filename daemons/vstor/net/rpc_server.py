@@ -31,7 +31,15 @@ SHUTDOWN_S_MAX = 1.0
 HELLO_S_MAX = 10.0  # the first request must have come by then
 
 ANONYMOUS_ALLOWED = (m.Hello, m.AuthStart, m.AuthExchange, m.AuthFinish)
-URGENT = (m.Hello, m.SessionRenew, m.LeaseRelease, m.InvalidateDone, m.LockCancel, m.CsHeartbeat, m.CsOrderDone)
+URGENT = (
+    m.Hello,
+    m.SessionRenew,
+    m.LeaseRelease,
+    m.InvalidateDone,
+    m.LockCancel,
+    m.CsHeartbeat,
+    m.CsOrderDone,
+)
 NOT_AUTHENTICATED = "node is not authenticated, run vstorctl auth-node"
 
 
@@ -131,7 +139,12 @@ class Connection(asyncio.Protocol):
         if self._transport is None:
             return
         self._server.counters[counter] += 1
-        log.warning("connection dropped reason=%s peer=%s role=%s", why, self.peer, self.role or "none")
+        log.warning(
+            "connection dropped reason=%s peer=%s role=%s",
+            why,
+            self.peer,
+            self.role or "none",
+        )
         self._transport.abort()
         self._gone()
 
@@ -164,7 +177,11 @@ class Connection(asyncio.Protocol):
         except VstorError as exc:
             self.fail(request.id, exc)
         except Exception:
-            log.exception("request failed by a defect kind=%s peer=%s", type(body).__name__, self.peer)
+            log.exception(
+                "request failed by a defect kind=%s peer=%s",
+                type(body).__name__,
+                self.peer,
+            )
             self._server.counters["internal_errors"] += 1
             self.fail(request.id, VstorError(ErrorCode.INTERNAL))
         else:
@@ -174,7 +191,10 @@ class Connection(asyncio.Protocol):
     def _admit_urgent(self, request: m.Request) -> bool:
         if not isinstance(request.body, URGENT):
             self._server.counters["limited"] += 1
-            self.fail(request.id, VstorError(ErrorCode.LIMIT, f"more than {IN_FLIGHT_MAX} requests in flight"))
+            self.fail(
+                request.id,
+                VstorError(ErrorCode.LIMIT, f"more than {IN_FLIGHT_MAX} requests in flight"),
+            )
             return False
         if len(self.in_flight) >= IN_FLIGHT_URGENT_MAX:
             self.abort("too many requests in flight", "limited")
@@ -231,7 +251,7 @@ class RpcServer:
             )
         except OSError as exc:
             error = from_os_error(exc, f"cannot listen on {format_address(host, port)}")
-            raise error if error.code == ErrorCode.IN_USE else VstorError(ErrorCode.CONFIG, error.message) from exc
+            raise (error if error.code == ErrorCode.IN_USE else VstorError(ErrorCode.CONFIG, error.message)) from exc
 
     @property
     def port(self) -> int:

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from net_helpers import CLUSTER, CLUSTER_ID, Pki
-
 from vstor.net import identity, pki
+
+from tests.unit.net.net_helpers import CLUSTER, CLUSTER_ID, Pki
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from vstor.net import auth, identity, pki
+from vstor.net import auth, pki
 from vstor.net.rpc_server import Connection, RpcServer
 from vstor.proto import messages as m
 
@@ -29,7 +29,11 @@ class Pki:
         """(cert, key, ca) files of a certificate with this role."""
         csr, key = pki.make_csr(name)
         cert = pki.issue(self.ca, self.ca_key, csr, common=name, role=role)
-        files = (self.directory / f"{name}.crt", self.directory / f"{name}.key", self.directory / "ca.crt")
+        files = (
+            self.directory / f"{name}.crt",
+            self.directory / f"{name}.key",
+            self.directory / "ca.crt",
+        )
         for path, data in zip(files, (cert, key, self.ca), strict=True):
             path.write_bytes(data)
         return files
@@ -66,7 +70,16 @@ class FakeMds:
     def request(self, conn: Connection, request: m.Request) -> m.ReplyBody | None:
         body = request.body
         if isinstance(body, m.Hello):
-            return m.HelloReply(CLUSTER, CLUSTER_ID, 1, self.leader, self.leader_address, 7, 0, self.addresses)
+            return m.HelloReply(
+                CLUSTER,
+                CLUSTER_ID,
+                1,
+                self.leader,
+                self.leader_address,
+                7,
+                0,
+                self.addresses,
+            )
         if isinstance(body, (m.AuthStart, m.AuthExchange, m.AuthFinish)):
             return self.auth.answer(conn, body, ["127.0.0.1:2510"])
         self.seen.append(request)

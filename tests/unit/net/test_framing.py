@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from vstor.codes_gen import ErrorCode
 from vstor.errors import VstorError
 from vstor.net import framing
@@ -25,15 +24,24 @@ def test_every_cut_gives_the_same_messages() -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"\xff\xff\xff\x7f", b"\0\0\0\0", b"\x01\0\0\0\xc1", framing.pack(m.Failure(1, 2, "x"))[:-1] + b"\xc1"]
+    "data",
+    [
+        b"\xff\xff\xff\x7f",
+        b"\0\0\0\0",
+        b"\x01\0\0\0\xc1",
+        framing.pack(m.Failure(1, 2, "x"))[:-1] + b"\xc1",
+    ],
 )
 def test_garbage_is_refused(data: bytes) -> None:
     with pytest.raises(VstorError):
         framing.FrameReader().feed(data)
-    reader = framing.FrameReader()
     with pytest.raises(VstorError):
-        for i in range(len(data)):
-            reader.feed(data[i : i + 1])
+        feed_bytewise(framing.FrameReader(), data)
+
+
+def feed_bytewise(reader: framing.FrameReader, data: bytes) -> None:
+    for i in range(len(data)):
+        reader.feed(data[i : i + 1])
 
 
 def test_pack_bound() -> None:

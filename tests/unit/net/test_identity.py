@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from net_helpers import CLUSTER, CLUSTER_ID, Pki
-
 from vstor.codes_gen import ErrorCode
 from vstor.errors import VstorError
 from vstor.net import identity
+
+from tests.unit.net.net_helpers import CLUSTER, CLUSTER_ID, Pki
 
 
 @pytest.mark.parametrize("name", ["a", "A-z_09", "x" * 63])
@@ -39,7 +39,18 @@ def test_address(text: str, expected: tuple[str, int]) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "host", "1.2.3", "1.2.3.4:", "1.2.3.4:x", "1.2.3.4:0", "1.2.3.4:65535", "[::1]x", "1.2.3.4:-1"]
+    "text",
+    [
+        "",
+        "host",
+        "1.2.3",
+        "1.2.3.4:",
+        "1.2.3.4:x",
+        "1.2.3.4:0",
+        "1.2.3.4:65535",
+        "[::1]x",
+        "1.2.3.4:-1",
+    ],
 )
 def test_bad_address(text: str) -> None:
     with pytest.raises(VstorError) as caught:
@@ -64,7 +75,8 @@ def test_bs_list(etc: Path) -> None:
 
 def test_host_id_is_made_once(etc: Path) -> None:
     first = identity.host_id()
-    assert len(first) == 16 and identity.host_id() == first
+    assert len(first) == 16
+    assert identity.host_id() == first
     (etc / "host_id").write_text("nonsense")
     with pytest.raises(VstorError) as caught:
         identity.host_id()

@@ -6,8 +6,6 @@ import asyncio
 import ssl
 
 import pytest
-from net_helpers import CLUSTER, Pki, running
-
 from vstor.codes_gen import ErrorCode
 from vstor.errors import VstorError
 from vstor.net import framing, pki, rpc_server
@@ -17,11 +15,13 @@ from vstor.net.rpc_connection import connect
 from vstor.net.rpc_server import Connection
 from vstor.proto import messages as m
 
+from tests.unit.net.net_helpers import CLUSTER, Pki, running
+
 pytestmark = [pytest.mark.asyncio, pytest.mark.timeout(30)]
 
 
 async def test_call_answers_and_errors(node: Pki) -> None:
-    async with running(node) as (mds, server, address):
+    async with running(node) as (mds, _server, address):
 
         def serve(conn: Connection, request: m.Request) -> m.ReplyBody | None:
             if isinstance(request.body, m.Lookup):
@@ -40,7 +40,7 @@ async def test_call_answers_and_errors(node: Pki) -> None:
 
 
 async def test_ack_stays_below_the_oldest_unfinished(node: Pki) -> None:
-    async with running(node) as (mds, server, address):
+    async with running(node) as (mds, _server, address):
         first = asyncio.Event()
 
         def serve(conn: Connection, request: m.Request) -> m.ReplyBody | None:
@@ -62,7 +62,7 @@ async def test_ack_stays_below_the_oldest_unfinished(node: Pki) -> None:
 
 
 async def test_retry_uses_the_same_id_after_on_connect(node: Pki) -> None:
-    async with running(node) as (mds, server, address):
+    async with running(node) as (mds, _server, address):
 
         def serve(conn: Connection, request: m.Request) -> m.ReplyBody | None:
             if isinstance(request.body, m.SessionOpen):
@@ -74,7 +74,7 @@ async def test_retry_uses_the_same_id_after_on_connect(node: Pki) -> None:
 
         mds.serve = serve
 
-        async def on_connect(call):  # noqa: ANN001, ANN202
+        async def on_connect(call):
             assert (await call(m.SessionOpen("n", 1, "h", "h"))).session_id == 9
 
         client = MdsClient(load_identity(CLUSTER), "client", on_connect=on_connect, bootstrap=[address])
@@ -83,17 +83,17 @@ async def test_retry_uses_the_same_id_after_on_connect(node: Pki) -> None:
         assert kinds == [m.SessionOpen, m.Unlink, m.SessionOpen, m.Unlink]
         assert mds.seen[1].id == mds.seen[3].id
         assert mds.seen[2].id > mds.seen[1].id
+        mds.lost = 0
         with pytest.raises(VstorError) as caught:
-            mds.lost = 0
             await client.call(m.Unlink(1, b"x"), deadline_s=20, retry=False)
         assert caught.value.code == ErrorCode.DISCONNECTED
         await client.close()
 
 
 async def test_final_error_of_on_connect_reaches_callers(node: Pki) -> None:
-    async with running(node) as (mds, server, address):
+    async with running(node) as (_mds, _server, address):
 
-        async def on_connect(call):  # noqa: ANN001, ANN202
+        async def on_connect(call):
             raise VstorError(ErrorCode.WRONG_CLUSTER, "not ours")
 
         client = MdsClient(load_identity(CLUSTER), "cs", on_connect=on_connect, bootstrap=[address])
@@ -103,7 +103,10 @@ async def test_final_error_of_on_connect_reaches_callers(node: Pki) -> None:
 
 
 async def test_finds_the_leader_past_a_dead_entry_and_a_standby(node: Pki) -> None:
-    async with running(node, "mds1") as (standby, _, standby_address), running(node, "mds2") as (leader, server, _):
+    async with (
+        running(node, "mds1") as (standby, _, standby_address),
+        running(node, "mds2") as (leader, server, _),
+    ):
         standby.leader = False
         standby.leader_address = f"127.0.0.1:{server.port}"
         client = MdsClient(load_identity(CLUSTER), "client", bootstrap=["127.0.0.1:1", standby_address])
@@ -113,7 +116,10 @@ async def test_finds_the_leader_past_a_dead_entry_and_a_standby(node: Pki) -> No
 
 
 async def test_moves_to_a_new_leader(node: Pki) -> None:
-    async with running(node, "mds1") as (one, s1, address1), running(node, "mds2") as (two, s2, address2):
+    async with (
+        running(node, "mds1") as (one, _s1, address1),
+        running(node, "mds2") as (two, _s2, address2),
+    ):
         two.leader = False
         client = MdsClient(load_identity(CLUSTER), "client", bootstrap=[address1, address2])
         await client.call(m.GetStatus())
@@ -138,9 +144,14 @@ async def test_deadline_without_server_names_the_reason(node: Pki) -> None:
 
 
 async def test_push_arrives(node: Pki) -> None:
-    async with running(node) as (mds, server, address):
+    async with running(node) as (mds, _server, address):
         got: asyncio.Future[m.PushBody] = asyncio.get_running_loop().create_future()
-        client = MdsClient(load_identity(CLUSTER), "client", on_push=got.set_result, bootstrap=[address])
+        client = MdsClient(
+            load_identity(CLUSTER),
+            "client",
+            on_push=got.set_result,
+            bootstrap=[address],
+        )
         await client.call(m.GetStatus())
         mds.connections[0].push(m.Recall(5, 0, 1))
         assert await got == m.Recall(5, 0, 1)
@@ -148,8 +159,13 @@ async def test_push_arrives(node: Pki) -> None:
 
 
 async def test_without_a_certificate_only_greeting_and_proof(node: Pki) -> None:
-    async with running(node) as (mds, server, address):
-        conn = await connect(f"127.0.0.1:{server.port}", pki.unverified_context(), timeout_s=5, verified=False)
+    async with running(node) as (mds, server, _address):
+        conn = await connect(
+            f"127.0.0.1:{server.port}",
+            pki.unverified_context(),
+            timeout_s=5,
+            verified=False,
+        )
         with pytest.raises(VstorError, match="node is not authenticated, run vstorctl auth-node") as caught:
             await conn.send(m.Request(1, m.GetStatus()))
         assert caught.value.code == ErrorCode.DENIED
@@ -166,7 +182,7 @@ async def test_a_node_certificate_cannot_serve(node: Pki) -> None:
         assert caught.value.code in (ErrorCode.DENIED, ErrorCode.WRONG_CLUSTER)
 
 
-async def test_a_server_of_another_ca_is_refused(node: Pki, make_pki) -> None:  # noqa: ANN001
+async def test_a_server_of_another_ca_is_refused(node: Pki, make_pki) -> None:
     async with running(make_pki("other")) as (_, server, _):
         files = node.write("caller", pki.ROLE_NODE)
         with pytest.raises(VstorError) as caught:
@@ -175,10 +191,16 @@ async def test_a_server_of_another_ca_is_refused(node: Pki, make_pki) -> None:  
 
 
 @pytest.mark.parametrize(
-    "garbage", [b"GET / HTTP/1.0\r\n\r\n", b"\xff\xff\xff\xff", b"\x05\0\0\0hello", framing.pack(m.Reply(1, m.Ok()))]
+    "garbage",
+    [
+        b"GET / HTTP/1.0\r\n\r\n",
+        b"\xff\xff\xff\xff",
+        b"\x05\0\0\0hello",
+        framing.pack(m.Reply(1, m.Ok())),
+    ],
 )
 async def test_garbage_ends_the_connection_not_the_server(node: Pki, garbage: bytes) -> None:
-    async with running(node) as (mds, server, address):
+    async with running(node) as (_mds, server, address):
         reader, writer = await asyncio.open_connection(
             "127.0.0.1", server.port, ssl=pki.unverified_context(), server_hostname=""
         )
@@ -200,7 +222,7 @@ async def test_garbage_ends_the_connection_not_the_server(node: Pki, garbage: by
 
 async def test_in_flight_bound(node: Pki, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rpc_server, "IN_FLIGHT_MAX", 2)
-    async with running(node) as (mds, server, address):
+    async with running(node) as (mds, server, _address):
         files = node.write("caller", pki.ROLE_NODE)
         conn = await connect(f"127.0.0.1:{server.port}", pki.client_context(*files), timeout_s=5)
         mds.serve = lambda conn, request: m.Ok() if isinstance(request.body, m.SessionRenew) else None
