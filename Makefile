@@ -1,0 +1,154 @@
+# make help lists the targets.  make up is all that a user needs: the program is built, deployed and run.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+
+PYTHON3 ?= /usr/bin/python3
+VENV := .venv
+BIN := $(CURDIR)/$(VENV)/bin
+PY := $(BIN)/python
+PLAYBOOK := ANSIBLE_CONFIG=$(CURDIR)/ansible.cfg $(BIN)/ansible-playbook
+INVENTORY ?= inventory
+# More arguments of ansible-playbook: make up ARGS="--check --diff"
+ARGS ?=
+# More arguments of pytest: make test PYTEST_ARGS="-k lease"
+PYTEST_ARGS ?=
+# Seconds of make fuzz.
+FUZZ_S ?= 60
+JOBS ?= $(shell nproc)
+
+PROGRAM_SOURCES := $(shell find daemons native -type f \( -name '*.py' -o -name '*.[ch]' -o -name '*.toml' -o -name '*.json' \
+	-o -name '*.cfg' -o -name '*.in' -o -name Makefile \) -not -path '*/build/*' -not -path '*/tests/*' -not -path '*/docs/*' \
+	-not -path '*.egg-info/*' 2>/dev/null)
+PYTEST := PYTHONPATH=$(CURDIR)/daemons $(PY) -m pytest
+RUFF_PATHS := daemons native/wire native/cffi tests .make collections/ansible_collections/vstor/storage/plugins
+
+.PHONY: help
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
+
+# --- setup --------------------------------------------------------------------------------------------------
+
+build/stamp-up: packages-debian.txt .make/setup.sh
+	@.make/setup.sh up
+	@mkdir -p build && touch $@
+
+build/stamp-dev: packages-debian.txt .make/setup.sh
+	@.make/setup.sh up dev
+	@mkdir -p build && touch $@
+
+$(VENV)/stamp-up: requirements.txt | build/stamp-up
+	@test -x $(PY) || { echo "setup: virtual environment in $(VENV)"; $(PYTHON3) -m venv --clear $(VENV); }
+	@echo "setup: Python packages of requirements.txt"
+	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+$(VENV)/stamp-dev: requirements-dev.txt $(VENV)/stamp-up | build/stamp-dev
+	@echo "setup: Python packages of requirements-dev.txt"
+	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt -c requirements.txt
+	@touch $@
+
+.PHONY: setup
+setup: $(VENV)/stamp-dev ## packages and .venv for building, testing and linting (root on the first run)
+
+# --- build --------------------------------------------------------------------------------------------------
+
+build/stamp-native: $(PROGRAM_SOURCES) $(VENV)/stamp-up
+	@echo "native: building the C engine"
+	@$(MAKE) -C native -j$(JOBS) PYTHON=$(PY) all
+	@cd daemons && $(PY) setup.py --quiet build_ext --inplace
+	@mkdir -p build && touch $@
+
+.PHONY: native
+native: build/stamp-native ## the C engine, and its Python module in place
+
+build/wheelhouse.id: $(PROGRAM_SOURCES) requirements.txt .make/wheelhouse.sh .make/wheelhouse_id.py $(VENV)/stamp-up
+	@echo "wheel: building the program and collecting its dependencies"
+	@.make/wheelhouse.sh $(PY)
+
+.PHONY: wheel
+wheel: build/wheelhouse.id ## what is deployed: wheels of the program and of its dependencies
+
+.PHONY: gen
+gen: $(VENV)/stamp-up ## code generated from native/wire/protocol.toml
+	@$(PY) native/wire/generate.py
+
+.PHONY: gen-check
+gen-check: $(VENV)/stamp-up ## fails when generated code or documents are not up to date
+	@$(PY) native/wire/generate.py --check
+	@$(PY) .make/role_docs.py --check
+
+.PHONY: docs
+docs: $(VENV)/stamp-up ## README of each role, from its argument specs
+	@$(PY) .make/role_docs.py
+
+# --- the cluster of this machine ------------------------------------------------------------------------------
+
+.PHONY: up
+up: $(VENV)/stamp-up build/wheelhouse.id ## build, deploy and run the cluster of inventory/
+	@$(PLAYBOOK) site.yml -i $(INVENTORY) $(ARGS)
+
+.PHONY: down
+down: $(VENV)/stamp-up ## unmount and stop everything; data stays
+	@$(PLAYBOOK) playbooks/shutdown.yml -i $(INVENTORY) $(ARGS)
+
+# --- tests --------------------------------------------------------------------------------------------------
+
+.PHONY: test-c
+test-c: build/stamp-native build/stamp-dev ## tests of the C code
+	@$(MAKE) -C native -j$(JOBS) PYTHON=$(PY) test
+
+.PHONY: test
+test: $(VENV)/stamp-dev build/stamp-native test-c ## all fast tests; brings what it needs, leaves /mnt/vstor alone
+	@$(PYTEST) tests/unit tests/component tests/cluster $(PYTEST_ARGS)
+
+.PHONY: asan
+asan: $(VENV)/stamp-dev ## C tests under address and undefined-behaviour sanitizers
+	@$(MAKE) -C native -j$(JOBS) PYTHON=$(PY) asan
+
+.PHONY: fuzz
+fuzz: $(VENV)/stamp-dev ## fuzz the frame parser for FUZZ_S seconds
+	@$(MAKE) -C native -j$(JOBS) PYTHON=$(PY) FUZZ_S=$(FUZZ_S) fuzz
+
+.PHONY: bench
+bench: $(VENV)/stamp-dev ## benchmarks of the mounted cluster (minutes)
+	@$(PY) -m tests.bench.bench
+
+.PHONY: bench-smoke
+bench-smoke: $(VENV)/stamp-dev ## the benchmark harness, seconds long
+	@$(PY) -m tests.bench.bench --smoke
+
+.PHONY: molecule
+molecule: $(VENV)/stamp-dev ## role scenario S (default: default) on a scratch directory of this machine
+	@PATH=$(BIN):$$PATH ANSIBLE_CONFIG=$(CURDIR)/ansible.cfg $(BIN)/molecule test -s $(or $(S),default)
+
+# --- lint ---------------------------------------------------------------------------------------------------
+
+.PHONY: lint lint-python lint-c lint-ansible
+lint: lint-python lint-c lint-ansible ## every check of style and types
+
+lint-python: $(VENV)/stamp-dev
+	@echo "lint: ruff" && $(BIN)/ruff check $(RUFF_PATHS) && $(BIN)/ruff format --check $(RUFF_PATHS)
+	@echo "lint: mypy" && $(BIN)/mypy
+
+lint-c: build/stamp-dev
+	@echo "lint: clang-format" && find native daemons -name '*.[ch]' -not -name '*wire.h' -not -path '*/build/*' -print0 \
+		| xargs -0 -r clang-format --dry-run -Werror
+	@echo "lint: warnings of the C compilers" && $(MAKE) -C native -j$(JOBS) lint
+
+lint-ansible: $(VENV)/stamp-dev
+	@echo "lint: yamllint" && $(BIN)/yamllint --strict .
+	@echo "lint: ansible-lint" && PATH=$(BIN):$$PATH ANSIBLE_CONFIG=$(CURDIR)/ansible.cfg $(BIN)/ansible-lint --offline -q
+	@echo "lint: argument specs and documents of the roles" && $(PY) .make/role_docs.py --check
+	@bash -n .make/*.sh .ci/run
+
+# --- house-keeping ------------------------------------------------------------------------------------------
+
+.PHONY: clean
+clean: ## remove everything that was built, and .venv
+	@if [[ -d native && -f native/Makefile ]]; then $(MAKE) -C native clean; fi
+	@rm -rf build daemons/build daemons/*.egg-info $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .ansible .cache
+	@find daemons tests .make -name __pycache__ -type d -prune -exec rm -rf {} +
+	@find daemons -name '*.so' -delete
