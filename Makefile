@@ -18,6 +18,7 @@ PYTEST_ARGS ?=
 # Seconds of make fuzz.
 FUZZ_S ?= 60
 JOBS ?= $(shell nproc)
+BENCH_ARGS ?= vstor local
 
 PROGRAM_SOURCES := $(shell find daemons native -type f \( -name '*.py' -o -name '*.[ch]' -o -name '*.toml' -o -name '*.json' \
 	-o -name '*.cfg' -o -name '*.in' -o -name Makefile \) -not -path '*/build/*' -not -path '*/tests/*' -not -path '*/docs/*' \
@@ -57,8 +58,7 @@ setup: $(VENV)/stamp-dev ## packages and .venv for building, testing and linting
 
 build/stamp-native: $(PROGRAM_SOURCES) $(VENV)/stamp-up
 	@echo "native: building the C engine"
-	@$(MAKE) -C native -j$(JOBS) PYTHON=$(PY) all
-	@cd daemons && $(PY) setup.py --quiet build_ext --inplace
+	@$(MAKE) -C native -j$(JOBS) PY=$(PY) ext
 	@mkdir -p build && touch $@
 
 .PHONY: native
@@ -98,7 +98,7 @@ down: $(VENV)/stamp-up ## unmount and stop everything; data stays
 
 .PHONY: test-c
 test-c: build/stamp-native build/stamp-dev ## tests of the C code
-	@$(MAKE) -C native -j$(JOBS) PYTHON=$(PY) test
+	@$(MAKE) -C native -j$(JOBS) test
 
 .PHONY: test
 test: $(VENV)/stamp-dev build/stamp-native test-c ## all fast tests; brings what it needs, leaves /mnt/vstor alone
@@ -106,19 +106,15 @@ test: $(VENV)/stamp-dev build/stamp-native test-c ## all fast tests; brings what
 
 .PHONY: asan
 asan: $(VENV)/stamp-dev ## C tests under address and undefined-behaviour sanitizers
-	@$(MAKE) -C native -j$(JOBS) PYTHON=$(PY) asan
+	@$(MAKE) -C native -j$(JOBS) asan
 
 .PHONY: fuzz
 fuzz: $(VENV)/stamp-dev ## fuzz the frame parser for FUZZ_S seconds
-	@$(MAKE) -C native -j$(JOBS) PYTHON=$(PY) FUZZ_S=$(FUZZ_S) fuzz
+	@$(MAKE) -C native -j$(JOBS) FUZZ_SECONDS=$(FUZZ_S) fuzz
 
 .PHONY: bench
-bench: $(VENV)/stamp-dev ## benchmarks of the mounted cluster (minutes)
-	@$(PY) -m tests.bench.bench
-
-.PHONY: bench-smoke
-bench-smoke: $(VENV)/stamp-dev ## the benchmark harness, seconds long
-	@$(PY) -m tests.bench.bench --smoke
+bench: $(VENV)/stamp-dev build/stamp-native ## the benchmark harness beside its peers; BENCH_ARGS are those of tests/bench/harness/bench.py
+	@mkdir -p build && PYTHON=$(PY) tests/bench/run.sh build/bench-$$(date +%Y%m%dT%H%M%S).jsonl $(BENCH_ARGS)
 
 .PHONY: molecule
 molecule: $(VENV)/stamp-dev ## role scenario S (default: default) on a scratch directory of this machine
@@ -134,9 +130,8 @@ lint-python: $(VENV)/stamp-dev
 	@echo "lint: mypy" && $(BIN)/mypy
 
 lint-c: build/stamp-dev
-	@echo "lint: clang-format" && find native daemons -name '*.[ch]' -not -name '*wire.h' -not -path '*/build/*' -print0 \
-		| xargs -0 -r clang-format --dry-run -Werror
-	@echo "lint: warnings of the C compilers" && $(MAKE) -C native -j$(JOBS) lint
+	@echo "lint: clang-format" && $(MAKE) -C native format-check
+	@echo "lint: warnings of gcc and clang" && $(MAKE) -C native -j$(JOBS) all && $(MAKE) -C native -j$(JOBS) B=build/clang CC=clang all
 
 lint-ansible: $(VENV)/stamp-dev
 	@echo "lint: yamllint" && $(BIN)/yamllint --strict .

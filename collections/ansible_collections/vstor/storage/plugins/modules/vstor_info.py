@@ -1,0 +1,67 @@
+#!/usr/bin/python
+# Copyright: the vstor engineers
+# Apache License 2.0 (see LICENSE)
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: vstor_info
+short_description: Read the state of a vstor cluster and of this host's part in it
+version_added: 0.1.0
+description:
+  - Returns the status of the cluster and the services of this host. Changes nothing, and does not fail when there is no cluster.
+extends_documentation_fragment:
+  - vstor.storage.vstorctl
+author:
+  - The vstor engineers (@vstor)
+"""
+
+EXAMPLES = r"""
+- name: State of the cluster
+  vstor.storage.vstor_info:
+    cluster: vstor
+  register: info
+  until: info.status is not none and info.status.cluster.state == "healthy"
+  retries: 30
+  delay: 2
+"""
+
+RETURN = r"""
+installed:
+  description: vstorctl is installed on this host.
+  type: bool
+  returned: always
+authenticated:
+  description: This host holds a certificate of the cluster.
+  type: bool
+  returned: always
+status:
+  description: What vstorctl status prints, none when there is no cluster or no MDS answers.
+  type: dict
+  returned: always
+services:
+  description: Services of the cluster on this host.
+  type: list
+  elements: dict
+  returned: always
+"""
+
+from ansible_collections.vstor.storage.plugins.module_utils.vstorctl import VstorCtl, make_module
+
+
+def main():
+    module = make_module({})
+    # Reading works like check mode where the tool is missing: there is nothing, which is no failure.
+    module.check_mode = True
+    ctl = VstorCtl(module)
+    module.exit_json(
+        changed=False,
+        installed=ctl.available,
+        authenticated=ctl.authenticated(),
+        status=ctl.status(),
+        services=ctl.services(),
+    )
+
+
+if __name__ == "__main__":
+    main()
