@@ -116,6 +116,11 @@ fuzz: $(VENV)/stamp-dev ## fuzz the frame parser for FUZZ_S seconds
 bench: $(VENV)/stamp-dev build/stamp-native ## the benchmark harness beside its peers; BENCH_ARGS are those of tests/bench/harness/bench.py
 	@mkdir -p build && PYTHON=$(PY) tests/bench/run.sh build/bench-$$(date +%Y%m%dT%H%M%S).jsonl $(BENCH_ARGS)
 
+.PHONY: bench-smoke
+bench-smoke: $(VENV)/stamp-dev build/stamp-native ## one short workload of the benchmark harness on vstor
+	@mkdir -p build && rm -f build/bench-smoke.jsonl && PYTHON=$(PY) tests/bench/run.sh build/bench-smoke.jsonl vstor \
+		--workloads rand_write_4k_qd1 --variants direct --runs 1 --runtime 2 --meta-runs 0 --kill-runs 0
+
 .PHONY: molecule
 molecule: $(VENV)/stamp-dev ## role scenario S (default: default) on a scratch directory of this machine
 	@PATH=$(BIN):$$PATH ANSIBLE_CONFIG=$(CURDIR)/ansible.cfg $(BIN)/molecule test -s $(or $(S),default)

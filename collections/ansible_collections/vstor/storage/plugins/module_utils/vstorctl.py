@@ -14,7 +14,7 @@ import os
 
 from ansible.module_utils.basic import AnsibleModule
 
-# Enough for scrypt, an etcd member's first start and an election on a slow machine.
+# Where the tool is when the PATH of the connection does not have it.
 _OPT_DIRS = ["/usr/local/bin", "/opt/vstor/bin"]
 
 
@@ -50,7 +50,7 @@ class VstorCtl:
         """Run a verb; returns (rc, data, message).
 
         Keyword arguments:
-            stdin: text for standard input (a password: it is never in argv).
+            stdin: one line for standard input (a password: it is never in argv); its line break is added.
         data is the parsed JSON of standard output, None when there is none; message is the last line of standard error.
         """
         argv = [self._binary, "-c", self.cluster, *args, "--format", "json"]
@@ -66,14 +66,15 @@ class VstorCtl:
                         msg="vstorctl %s printed no JSON" % args[0], stdout=out[:2000], stderr=err[:2000]
                     )
         lines = [line for line in err.splitlines() if line.strip()]
-        return rc, data, lines[-1] if lines else out.strip()[:500]
+        message = lines[-1] if lines else out.strip()[:500]
+        return rc, data, message[len("vstorctl: ") :] if message.startswith("vstorctl: ") else message
 
     def call(self, *args, **kwargs):
         """Run a verb that must succeed; returns its data. Ends the module with the tool's message otherwise."""
         rc, data, message = self.run(*args, **kwargs)
         if rc != 0:
             self._module.fail_json(
-                msg="vstorctl %s: %s" % (" ".join(args[:2]), message or "exit code %d" % rc), rc=rc
+                msg="vstorctl %s: %s" % (args[0], message or "exit code %d" % rc), rc=rc
             )
         return data
 

@@ -65,7 +65,7 @@ def main():
     argv = ["auth-node", "-P"]
     for address in params["bootstrap"]:
         argv += ["-b", address]
-    ctl.call(*argv, stdin=params["password"] + "\n")
+    ctl.call(*argv, stdin=params["password"])
     finish(module, True, before, after, authenticated=ctl.authenticated())
 
 

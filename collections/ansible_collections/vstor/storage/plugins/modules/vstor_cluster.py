@@ -83,7 +83,7 @@ def main():
     argv = ["make-mds", "-I", "-a", params["address"], "-r", params["repository"], "-P"]
     if params["etcd"]:
         argv += ["--etcd", ",".join(params["etcd"])]
-    ctl.call(*argv, stdin=params["password"] + "\n")
+    ctl.call(*argv, stdin=params["password"])
     finish(module, True, {}, wanted, mds=ctl.service_at("mds", params["repository"]))
 
 

@@ -50,6 +50,13 @@ mount:
 from ansible_collections.vstor.storage.plugins.module_utils.vstorctl import VstorCtl, finish, is_running, make_module
 
 
+def options_of(mount):
+    """Options of a registered mount: the words after -o, split at commas."""
+    words = mount.get("extra", {}).get("options", [])
+    values = [value for flag, value in zip(words, words[1:]) if flag == "-o"]
+    return sorted(option for value in values for option in value.split(","))
+
+
 def describe(mount):
     """State of a registered mount (or None) for comparison and diff."""
     if mount is None:
@@ -57,7 +64,8 @@ def describe(mount):
     return {
         "path": mount.get("path"),
         "state": "mounted" if is_running(mount) else "unmounted",
-        "options": sorted(mount.get("extra", {}).get("options", [])),
+        "enabled": bool(mount.get("enabled")),
+        "options": options_of(mount),
     }
 
 
@@ -80,23 +88,18 @@ def main():
     elif params["state"] == "unmounted":
         wanted = dict(before, state="unmounted") if mount else before
     else:
-        wanted = {"path": path, "state": "mounted", "options": sorted(params["options"])}
+        wanted = {"path": path, "state": "mounted", "enabled": True, "options": sorted(params["options"])}
     if before == wanted:
         finish(module, False, before, wanted, mount=mount)
     if module.check_mode:
         finish(module, True, before, wanted, mount=mount)
 
     if params["state"] == "absent":
-        ctl.call("service", "remove-mount", path)
+        ctl.call("umount", path)
     elif params["state"] == "unmounted":
-        ctl.call("service", "stop", "mount", path)
+        ctl.call("umount", "--keep", path)
     else:
-        if before.get("options") != wanted["options"] or mount is None:
-            if mount is not None and is_running(mount):
-                ctl.call("service", "stop", "mount", path)
-            options = ["-o", ",".join(params["options"])] if params["options"] else []
-            ctl.call("service", "add-mount", path, *options)
-        ctl.call("service", "start", "mount", path)
+        ctl.call("mount", path, *(["-o", ",".join(params["options"])] if params["options"] else []))
     mount = ctl.service_at("mount", path)
     finish(module, True, before, describe(mount), mount=mount)
 

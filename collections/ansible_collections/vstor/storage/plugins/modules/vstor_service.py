@@ -22,6 +22,9 @@ options:
     type: str
     choices: [started, stopped, restarted]
     default: started
+  enabled:
+    description: Whether they start at boot. Left out, that is left alone.
+    type: bool
 extends_documentation_fragment:
   - vstor.storage.vstorctl
 author:
@@ -34,6 +37,7 @@ EXAMPLES = r"""
     cluster: vstor
     kind: cs
     state: started
+    enabled: true
 """
 
 RETURN = r"""
@@ -49,8 +53,34 @@ from ansible_collections.vstor.storage.plugins.module_utils.vstorctl import Vsto
 KINDS = {"mds": ("etcd", "mds"), "cs": ("cs",), "mount": ("mount",), "all": ("etcd", "mds", "cs", "mount")}
 
 
-def states(services):
-    return {"%s-%s" % (item.get("kind"), item.get("id")): item.get("state") for item in services}
+def describe(services):
+    """State of each service, for comparison and diff."""
+    return {
+        "%s-%s" % (item.get("kind"), item.get("id")): "%s, %s"
+        % (item.get("state"), "enabled" if item.get("enabled") else "disabled")
+        for item in services
+    }
+
+
+def plan(services, state, enabled):
+    """Verbs of vstorctl service that are needed."""
+    verbs = []
+    if enabled is not None and any(bool(item.get("enabled")) != enabled for item in services):
+        verbs.append("enable" if enabled else "disable")
+    running = [item for item in services if is_running(item)]
+    if state == "restarted" and services:
+        verbs.append("restart")
+    elif state == "started" and len(running) != len(services):
+        verbs.append("start")
+    elif state == "stopped" and running:
+        verbs.append("stop")
+    return verbs
+
+
+def goal(services, state, enabled):
+    """The services as they will be."""
+    word = "stopped" if state == "stopped" else "running"
+    return [dict(item, state=word, enabled=item.get("enabled") if enabled is None else enabled) for item in services]
 
 
 def main():
@@ -58,6 +88,7 @@ def main():
         {
             "kind": {"type": "str", "choices": ["mds", "cs", "mount", "all"], "required": True},
             "state": {"type": "str", "choices": ["started", "stopped", "restarted"], "default": "started"},
+            "enabled": {"type": "bool"},
         }
     )
     params = module.params
@@ -67,27 +98,15 @@ def main():
         return [item for item in ctl.services() if item.get("kind") in KINDS[params["kind"]]]
 
     services = mine()
-    before = states(services)
-    running = [item for item in services if is_running(item)]
-    if params["state"] == "stopped":
-        pending = bool(running)
-        goal = dict.fromkeys(before, "stopped")
-    elif params["state"] == "started":
-        pending = len(running) != len(services)
-        goal = dict.fromkeys(before, "running")
-    else:
-        pending = bool(services)
-        goal = dict.fromkeys(before, "restarted")
-    if not pending:
-        finish(module, False, before, before, services=services)
-    if module.check_mode:
-        finish(module, True, before, goal, services=services)
-    if params["state"] in ("stopped", "restarted"):
-        ctl.call("service", "stop", params["kind"])
-    if params["state"] in ("started", "restarted"):
-        ctl.call("service", "start", params["kind"])
-    services = mine()
-    finish(module, True, before, states(services), services=services)
+    before = describe(services)
+    verbs = plan(services, params["state"], params["enabled"])
+    if not module.check_mode:
+        for verb in verbs:
+            ctl.call("service", verb, params["kind"])
+        if verbs:
+            services = mine()
+    after = goal(services, params["state"], params["enabled"]) if module.check_mode else services
+    finish(module, bool(verbs), before, describe(after), services=services)
 
 
 if __name__ == "__main__":
