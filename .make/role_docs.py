@@ -35,7 +35,9 @@ def problems_of(role: Path) -> list[str]:
         found.append(f"{role.name}: {name} is only in {where}")
     for name in sorted(set(options) & set(defaults)):
         if options[name].get("default", MISSING) != defaults[name]:
-            found.append(f"{role.name}: {name} has the default {defaults[name]!r} in defaults/main.yml and another in meta/argument_specs.yml")
+            found.append(
+                f"{role.name}: {name} has the default {defaults[name]!r} in defaults/main.yml and another in meta/argument_specs.yml"
+            )
         if not options[name].get("description"):
             found.append(f"{role.name}: {name} has no description")
         if not name.startswith(f"{role.name}_"):
@@ -79,7 +81,12 @@ def readme(role: Path) -> str:
         lines += ["| variable | type | default | meaning |", "| --- | --- | --- | --- |", *table(main["options"]), ""]
     for name, entry in sorted(specs.items()):
         if name != "main":
-            lines += [f"## Entry point {name}", "", entry["short_description"] + ". " + " ".join(entry["description"]), ""]
+            lines += [
+                f"## Entry point {name}",
+                "",
+                entry["short_description"] + ". " + " ".join(entry["description"]),
+                "",
+            ]
     tags = sorted({tag for task in load(role / "tasks" / "main.yml") for tag in task.get("tags", [])})
     lines += ["Tags: " + ", ".join(f"`{tag}`" for tag in tags) + ".", ""]
     return "\n".join(lines)

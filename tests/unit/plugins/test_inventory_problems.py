@@ -80,8 +80,14 @@ def test_shipped_inventory() -> None:
         ({"vstor_cs_stores": []}, ["vstor_cs_stores"]),
         ({"vstor_cs_stores": ["/a", "/b", "/c"]}, ["vstor_cs_stores"]),
         ({"vstor_cs_stores": [{"path": "/d/1"}, {"path": "/d/2"}, {"path": "/d/1/"}]}, ["vstor_cs_stores", "/d/1"]),
-        ({"vstor_cs_stores": [{"path": "/d/1", "tier": 7}, {"path": "/d/2"}, {"path": "/d/3"}]}, ["vstor_cs_stores", "tier"]),
-        ({"vstor_cs_stores": [{"path": "/d/1", "address": "127.0.0.1:0"}, {"path": "/d/2"}, {"path": "/d/3"}]}, ["vstor_cs_stores", "port"]),
+        (
+            {"vstor_cs_stores": [{"path": "/d/1", "tier": 7}, {"path": "/d/2"}, {"path": "/d/3"}]},
+            ["vstor_cs_stores", "tier"],
+        ),
+        (
+            {"vstor_cs_stores": [{"path": "/d/1", "address": "127.0.0.1:0"}, {"path": "/d/2"}, {"path": "/d/3"}]},
+            ["vstor_cs_stores", "port"],
+        ),
     ],
 )
 def test_mistake(changes: dict[str, Any], words: list[str]) -> None:

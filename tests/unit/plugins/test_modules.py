@@ -21,14 +21,27 @@ CASES: list[tuple[str, dict[str, Any], list[tuple[str, list[str]]]]] = [
     ),
     (
         "vstor_cluster",
-        {"address": "10.0.0.1", "repository": "/d/mds", "password": PASSWORD, "etcd": ["https://a:2379", "https://b:2379"]},
+        {
+            "address": "10.0.0.1",
+            "repository": "/d/mds",
+            "password": PASSWORD,
+            "etcd": ["https://a:2379", "https://b:2379"],
+        },
         [("make-mds", ["-I", "-a", "10.0.0.1", "-r", "/d/mds", "-P", "--etcd", "https://a:2379,https://b:2379"])],
     ),
     ("vstor_mds", {"address": "10.0.0.2", "repository": "/d/mds"}, [("make-mds", ["-a", "10.0.0.2", "-r", "/d/mds"])]),
     ("vstor_mds", {"state": "absent", "id": 2}, [("rm-mds", ["2"])]),
-    ("vstor_auth", {"password": PASSWORD, "bootstrap": ["10.0.0.1", "10.0.0.2:99"]}, [("auth-node", ["-P", "-b", "10.0.0.1", "-b", "10.0.0.2:99"])]),
+    (
+        "vstor_auth",
+        {"password": PASSWORD, "bootstrap": ["10.0.0.1", "10.0.0.2:99"]},
+        [("auth-node", ["-P", "-b", "10.0.0.1", "-b", "10.0.0.2:99"])],
+    ),
     ("vstor_cs", {"repository": "/d/1", "tier": 2}, [("make-cs", ["-r", "/d/1", "-t", "2"])]),
-    ("vstor_cs", {"repository": "/d/1", "address": "10.0.0.1:77"}, [("make-cs", ["-r", "/d/1", "-t", "0", "-a", "10.0.0.1:77"])]),
+    (
+        "vstor_cs",
+        {"repository": "/d/1", "address": "10.0.0.1:77"},
+        [("make-cs", ["-r", "/d/1", "-t", "0", "-a", "10.0.0.1:77"])],
+    ),
     ("vstor_cs", {"state": "absent", "id": 1025}, [("rm-cs", ["--wait", "1025"])]),
     ("vstor_mount", {"path": "/mnt/v/", "options": ["ro", "nodev"]}, [("mount", ["/mnt/v", "-o", "ro,nodev"])]),
     ("vstor_mount", {"path": "/mnt/v"}, [("mount", ["/mnt/v"])]),
@@ -37,13 +50,19 @@ CASES: list[tuple[str, dict[str, Any], list[tuple[str, list[str]]]]] = [
         {"attributes": {"replicas": "3:2", "tier": 0}},
         [("set-attr", ["-p", "/", "replicas=3:2", "tier=0"])],
     ),
-    ("vstor_attr", {"path": "/a", "attributes": {"tier": 1}, "recursive": True}, [("set-attr", ["-R", "-p", "/a", "tier=1"])]),
+    (
+        "vstor_attr",
+        {"path": "/a", "attributes": {"tier": 1}, "recursive": True},
+        [("set-attr", ["-R", "-p", "/a", "tier=1"])],
+    ),
 ]
 NEEDS_AUTHENTICATION = {"vstor_mds", "vstor_cs", "vstor_mount", "vstor_attr", "vstor_config"}
 
 
 @pytest.mark.parametrize(("module", "arguments", "expected"), CASES)
-def test_check_then_change_then_nothing(host: Host, module: str, arguments: dict[str, Any], expected: list[tuple[str, list[str]]]) -> None:
+def test_check_then_change_then_nothing(
+    host: Host, module: str, arguments: dict[str, Any], expected: list[tuple[str, list[str]]]
+) -> None:
     if module in NEEDS_AUTHENTICATION:
         host.authenticate()
     planned = host.run(module, check=True, **arguments)

@@ -62,7 +62,23 @@ REPLICAS_MAX = 15
 NAME = re.compile(r"[A-Za-z0-9_-]{1,63}\Z")
 REPLICAS = re.compile(r"([0-9]{1,2})(?::([0-9]{1,2}))?\Z")
 # A repository below one of these would be lost, or would hurt, at the next boot or upgrade.
-FORBIDDEN_PATHS = ("/", "/bin", "/boot", "/dev", "/etc", "/lib", "/proc", "/run", "/sbin", "/sys", "/tmp", "/usr", "/var", "/home", "/root")
+FORBIDDEN_PATHS = (
+    "/",
+    "/bin",
+    "/boot",
+    "/dev",
+    "/etc",
+    "/lib",
+    "/proc",
+    "/run",
+    "/sbin",
+    "/sys",
+    "/tmp",
+    "/usr",
+    "/var",
+    "/home",
+    "/root",
+)
 FORBIDDEN_TREES = ("/dev", "/proc", "/sys", "/run", "/tmp", "/boot")
 
 
@@ -107,7 +123,8 @@ def cluster_problems(v):
     found = []
     if not NAME.match(str(v.get("vstor_cluster_name", ""))):
         found.append(
-            "vstor_cluster_name: %r is not a cluster name; use 1 to 63 letters, digits, dashes and underscores" % (v.get("vstor_cluster_name"),)
+            "vstor_cluster_name: %r is not a cluster name; use 1 to 63 letters, digits, dashes and underscores"
+            % (v.get("vstor_cluster_name"),)
         )
     if v.get("vstor_failure_domain") not in DOMAINS:
         found.append("vstor_failure_domain: %r is none of %s" % (v.get("vstor_failure_domain"), ", ".join(DOMAINS)))
@@ -118,7 +135,7 @@ def cluster_problems(v):
     minimum = int(match.group(2) or match.group(1)) if match else 0
     if not 1 <= minimum <= normal <= REPLICAS_MAX:
         found.append(
-            "vstor_replicas: %r is not NORMAL[:MINIMUM] with 1 <= MINIMUM <= NORMAL <= %d; write for example \"3:2\", with the quotes"
+            'vstor_replicas: %r is not NORMAL[:MINIMUM] with 1 <= MINIMUM <= NORMAL <= %d; write for example "3:2", with the quotes'
             % (v.get("vstor_replicas"), REPLICAS_MAX)
         )
     password = str(v.get("vstor_cluster_password") or "")
@@ -167,7 +184,9 @@ def replica_problems(hostvars, groups):
     normal = int(match.group(1))
     stores = sum(len(hostvars[host].get("vstor_cs_stores") or []) for host in hosts)
     domain = hostvars[hosts[0]].get("vstor_failure_domain")
-    have = {"disk": stores, "host": len(hosts)}.get(domain, len({str(hostvars[h].get("vstor_location", "")) for h in hosts}))
+    have = {"disk": stores, "host": len(hosts)}.get(
+        domain, len({str(hostvars[h].get("vstor_location", "")) for h in hosts})
+    )
     if have < normal:
         return [
             "vstor_replicas: %d replicas need %d failure domains of kind %s, and the inventory has %d; add hosts or vstor_cs_stores, "
@@ -209,7 +228,9 @@ def store_problems(host, v):
         if problem:
             found.append("vstor_cs_stores of %s: %r %s" % (host, store["path"], problem))
         if store.get("tier", 0) not in (0, 1, 2, 3):
-            found.append("vstor_cs_stores of %s: %s has tier %r; use 0, 1, 2 or 3" % (host, store["path"], store["tier"]))
+            found.append(
+                "vstor_cs_stores of %s: %s has tier %r; use 0, 1, 2 or 3" % (host, store["path"], store["tier"])
+            )
         if store.get("address"):
             problem = address_port_problem(store["address"])
             if problem:
@@ -231,7 +252,10 @@ def nesting_problems(host, v, groups):
     for index, (name, path) in enumerate(named):
         for other_name, other in named[index + 1 :]:
             if path.startswith(other) or other.startswith(path):
-                found.append("%s and %s of %s: %s and %s are the same or lie in each other" % (name, other_name, host, path, other))
+                found.append(
+                    "%s and %s of %s: %s and %s are the same or lie in each other"
+                    % (name, other_name, host, path, other)
+                )
     return found
 
 
@@ -256,7 +280,9 @@ def inventory_problems(hostvars, groups):
     """Lines, one for each mistake; an empty list when the inventory is fine."""
     hosts = sorted({host for name in GROUPS for host in groups.get(name, [])})
     if not hosts:
-        return ["inventory: the groups etcd, mds, cs and client have no hosts; use -i inventory, or copy docs/inventory"]
+        return [
+            "inventory: the groups etcd, mds, cs and client have no hosts; use -i inventory, or copy docs/inventory"
+        ]
     hostvars = {host: known(hostvars[host]) for host in hosts}
     found = cluster_problems(hostvars[hosts[0]])
     found += group_problems(hostvars, groups)

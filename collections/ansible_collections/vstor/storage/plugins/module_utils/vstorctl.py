@@ -73,9 +73,7 @@ class VstorCtl:
         """Run a verb that must succeed; returns its data. Ends the module with the tool's message otherwise."""
         rc, data, message = self.run(*args, **kwargs)
         if rc != 0:
-            self._module.fail_json(
-                msg="vstorctl %s: %s" % (args[0], message or "exit code %d" % rc), rc=rc
-            )
+            self._module.fail_json(msg="vstorctl %s: %s" % (args[0], message or "exit code %d" % rc), rc=rc)
         return data
 
     def services(self, kind=None):

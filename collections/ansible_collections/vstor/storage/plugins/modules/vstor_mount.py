@@ -53,7 +53,7 @@ from ansible_collections.vstor.storage.plugins.module_utils.vstorctl import Vsto
 def options_of(mount):
     """Options of a registered mount: the words after -o, split at commas."""
     words = mount.get("extra", {}).get("options", [])
-    values = [value for flag, value in zip(words, words[1:]) if flag == "-o"]
+    values = [words[at + 1] for at, word in enumerate(words[:-1]) if word == "-o"]
     return sorted(option for value in values for option in value.split(","))
 
 
