@@ -261,7 +261,7 @@ def nesting_problems(host, v, groups):
 
 def known(variables):
     """The variables that are checked, of one host, with defaults."""
-    return {name: variables[name] if name in variables else value for name, value in DEFAULTS.items()}
+    return {name: variables.get(name, value) for name, value in DEFAULTS.items()}
 
 
 def address_problems(hostvars, hosts):
