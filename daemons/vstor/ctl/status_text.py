@@ -1,0 +1,154 @@
+"""The status object as text. Pure: object in, lines out; columns and words as FEATURES.md has them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vstor.ctl.output import percent, table
+from vstor.units import format_duration, format_size
+
+CHUNK_STATES = ("healthy", "degraded", "urgent", "blocked", "pending", "offline", "standby", "replicating", "overcommitted", "deleting", "void", "unique")
+CHUNKS_A_LINE = 3
+# Any of these above zero means that data are at risk or not to be had.
+BAD_CHUNK_STATES = ("urgent", "blocked", "pending", "offline")
+FULL_WARN_PERCENT = 80
+FULL_ERROR_PERCENT = 95
+
+
+def render_status(status: dict[str, Any], numeric: bool = False) -> str:
+    """The whole page of `stat`.
+
+    Args:
+        numeric: plain bytes instead of 1.5GB.
+    """
+    size = (lambda n: str(int(n))) if numeric else format_size
+    parts = [
+        _cluster_lines(status, size),
+        _mds_table(status["mds"], size),
+        _cs_table(status["cs"], size),
+        _clients_table(status.get("clients", [])),
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _cluster_lines(status: dict[str, Any], size: Any) -> str:
+    cluster, space, mds, cs = status["cluster"], status["space"], status["mds"], status["cs"]
+    lines = [f"Cluster '{cluster['name']}': {cluster['state']}"]
+    lines += [f"  warning: {text}" for text in cluster.get("warnings", [])]
+    used, allocatable = space["logical_used_bytes"], space["allocatable_bytes"]
+    total = used + allocatable
+    raw = ""
+    if space.get("raw_total_bytes"):
+        raw = f", free {size(space.get('raw_free_bytes', 0))} of {size(space['raw_total_bytes'])}"
+    limit = f", limit {size(space['limit_bytes'])}" if space.get("limit_bytes") else ""
+    lines.append(f"Space: [{_space_word(used, total)}] allocatable {size(allocatable)} of {size(total)}{raw}{limit}")
+    available = sum(1 for m in mds if m["state"] == "avail")
+    leader = next((m for m in mds if m["leader"]), None)
+    uptime = f", master uptime: {format_duration(leader['uptime_s'])}" if leader and leader.get("uptime_s") else ""
+    lines.append(f"MDS nodes: {available} of {len(mds)}, epoch: {cluster.get('epoch', 0)}{uptime}")
+    alive = [c for c in cs if c["state"] != "dropped"]
+    by_state = {name: sum(1 for c in alive if c["state"] == name) for name in ("active", "inactive", "offline")}
+    other = len(alive) - sum(by_state.values())
+    words = ", ".join(f"{n} {name}" for name, n in by_state.items()) + (f", {other} other" if other else "")
+    lines.append(f"CS nodes:  {by_state['active']} of {len(alive)} ({words})")
+    lines += _chunk_lines(status["chunks"])
+    files = status.get("files", {})
+    lines.append(f"FS:  {size(used)} in {files.get('files', 0)} files, {files.get('inodes', 0)} inodes")
+    replication = status.get("replication")
+    if replication:
+        eta = replication.get("eta_s")
+        lines.append(
+            f"Replication: {replication.get('queued', 0)} queued, {replication.get('running', 0)} running, "
+            f"{size(replication.get('bytes_s', 0))}/s" + (f", ETA {format_duration(eta)}" if eta else "")
+        )
+    io = status.get("io")
+    if io:
+        lines.append(f"IO:  read {size(io.get('read_bytes_s', 0))}/s, write {size(io.get('write_bytes_s', 0))}/s")
+    return "\n".join(lines)
+
+
+def _space_word(used: int, total: int) -> str:
+    full = 100 * used / total if total else 0
+    if full >= FULL_ERROR_PERCENT or not total:
+        return "FULL" if total else "NONE"
+    return "WARN" if full >= FULL_WARN_PERCENT else "OK"
+
+
+def _chunk_lines(chunks: dict[str, int]) -> list[str]:
+    total = chunks.get("total", sum(chunks.get(k, 0) for k in ("healthy", "degraded", "urgent", "blocked", "offline")))
+    word = "ERR" if any(chunks.get(k, 0) for k in BAD_CHUNK_STATES) else "WARN" if chunks.get("degraded", 0) else "OK"
+    cells = [f"{chunks[name]} ({percent(chunks[name], total)}) {name}" for name in CHUNK_STATES if name in chunks]
+    lines = [", ".join(cells[i : i + CHUNKS_A_LINE]) for i in range(0, len(cells), CHUNKS_A_LINE)]
+    head = f"Chunks: [{word}] "
+    return [(head if i == 0 else " " * len(head)) + line + ("," if i < len(lines) - 1 else "") for i, line in enumerate(lines)]
+
+
+def _mds_table(mds: list[dict[str, Any]], size: Any) -> str:
+    rows = [
+        (
+            "M" if m["leader"] else "",
+            m["id"],
+            m["state"],
+            f"{m.get('ctime_percent', 0):.1f}%",
+            f"{m.get('commits_s', 0):.0f}/s",
+            f"{m.get('cpu_percent', 0):.1f}%",
+            size(m.get("rss_bytes", 0)),
+            format_duration(m.get("uptime_s", 0)),
+            _host(m.get("host"), m["address"]),
+        )
+        for m in sorted(mds, key=lambda m: m["id"])
+    ]
+    return table(("", "MDSID", "STATUS", "%CTIME", "COMMITS", "%CPU", "MEM", "UPTIME", "HOST"), rows, left=(0, 2, 8))
+
+
+def _cs_table(cs: list[dict[str, Any]], size: Any) -> str:
+    if not cs:
+        return "No chunk server yet."
+    rows = [
+        (
+            c["id"],
+            c["state"],
+            size(c["space_bytes"]),
+            size(c["free_bytes"]),
+            c["replicas"],
+            c.get("unique", 0),
+            f"{c.get('iowait_percent', 0):.0f}%",
+            f"{c.get('io_lat_avg_ms', 0):.3g}/{c.get('io_lat_max_ms', 0):.3g}",
+            c.get("queue_depth", 0),
+            f"{c.get('journal_full_percent', 0):.0f}%",
+            c.get("flags", "") or "-",
+            c["tier"],
+            _host(c.get("host"), c["address"]),
+        )
+        for c in sorted(cs, key=lambda c: c["id"])
+    ]
+    header = ("CSID", "STATUS", "SPACE", "FREE", "REPLICAS", "UNIQUE", "IOWAIT", "IOLAT(ms)", "QDEPTH", "JRN_FULL", "FLAGS", "TIER", "HOST")
+    return table(header, rows, left=(1, 10, 12))
+
+
+def _clients_table(clients: list[dict[str, Any]]) -> str:
+    if not clients:
+        return ""
+    rows = [(c["session_id"], c.get("leases", 0), c.get("pid", 0), c.get("name", ""), c.get("host", "")) for c in clients]
+    return table(("CLID", "LEASES", "PID", "NAME", "HOST"), sorted(rows), left=(3, 4))
+
+
+def _host(host: str | None, address: str) -> str:
+    return f"{host}({address})" if host and address else host or address or "-"
+
+
+def to_xml(status: dict[str, Any]) -> str:
+    """The same object as XML: keys are elements, items of a list are <item>."""
+    from xml.sax.saxutils import escape
+
+    def render(name: str, value: Any, indent: str) -> str:
+        if isinstance(value, dict):
+            inner = "\n".join(render(k, v, indent + "  ") for k, v in value.items())
+        elif isinstance(value, list):
+            inner = "\n".join(render("item", v, indent + "  ") for v in value)
+        else:
+            text = "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+            return f"{indent}<{name}>{escape(text)}</{name}>"
+        return f"{indent}<{name}>\n{inner}\n{indent}</{name}>" if inner else f"{indent}<{name}/>"
+
+    return '<?xml version="1.0" encoding="UTF-8"?>\n' + render("status", status, "")
