@@ -53,7 +53,6 @@ COMMANDS = (
         run=get_attr,
         options=(PATH, IN_CLUSTER, BOOTSTRAP),
         needs_cluster=False,
-        has_output=True,
         examples=("vstorctl get-attr /pcs/containers", "vstorctl -c test_cluster get-attr -p /"),
     ),
     Command(
@@ -74,7 +73,6 @@ COMMANDS = (
             BOOTSTRAP,
         ),
         needs_cluster=False,
-        has_output=True,
         examples=("vstorctl set-attr -R /pcs replicas=3:2", "vstorctl -c test_cluster set-attr -p / failure-domain=disk tier=1"),
     ),
 )

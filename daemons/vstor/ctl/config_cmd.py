@@ -27,6 +27,8 @@ def set_config(ctx: Context) -> int:
     for name, value in pairs:
         ctx.call(messages.SetConfig(name=name, value=value))
         ctx.say(f"{name}={value}")
+    if ctx.json_wanted:
+        ctx.emit(dict(pairs), "")
     return 0
 
 
@@ -37,7 +39,6 @@ COMMANDS = (
         description="Prints settings of the cluster as name=value; all of them when no name is given.",
         run=get_config,
         options=(Opt("name", metavar="NAME", nargs="?", help="only this one"), BOOTSTRAP),
-        has_output=True,
         examples=("vstorctl -c test_cluster get-config", "vstorctl -c test_cluster get-config mds.wd.offline_tout"),
     ),
     Command(

@@ -89,7 +89,6 @@ COMMANDS = (
             Opt("-f", "--follow", action="store_true", help="print new events as they come, until interrupted"),
             BOOTSTRAP,
         ),
-        has_output=True,
         examples=("vstorctl -c test_cluster get-event --since 2h", "vstorctl -c test_cluster get-event --severity err --format json"),
     ),
 )

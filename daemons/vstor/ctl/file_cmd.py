@@ -89,7 +89,6 @@ COMMANDS = (
         run=file_info,
         options=(PATH, IN_CLUSTER, BOOTSTRAP),
         needs_cluster=False,
-        has_output=True,
         examples=("vstorctl file-info /pcs/containers/101/root.img",),
     ),
     Command(
@@ -102,7 +101,6 @@ COMMANDS = (
             Opt("--limit", type=int, default=LIST_LIMIT_DEFAULT, metavar="N", help=f"no more than N (default: {LIST_LIMIT_DEFAULT})"),
             BOOTSTRAP,
         ),
-        has_output=True,
         examples=("vstorctl -c test_cluster list-chunks --state urgent",),
     ),
 )

@@ -38,7 +38,7 @@ def revoke(ctx: Context) -> int:
     """Drop the leases on a path, so that another client can open it."""
     where = resolve(ctx, ctx.args.path)
     ctx.call(messages.RevokeLeases(path=where.path, recursive=ctx.args.recursive), where.cluster)
-    ctx.say(f"leases on {where} are revoked")
+    ctx.emit({"cluster": where.cluster, "path": where.path, "revoked": True}, "" if ctx.args.quiet else f"leases on {where} are revoked")
     return 0
 
 
@@ -50,7 +50,6 @@ COMMANDS = (
         run=get_leases,
         options=(Opt("path", metavar="PATH", nargs="?", help=PATH.kwargs["help"]), IN_CLUSTER, BOOTSTRAP),
         needs_cluster=False,
-        has_output=True,
         examples=("vstorctl -c test_cluster get-leases", "vstorctl get-leases /pcs/containers/101/root.img"),
     ),
     Command(

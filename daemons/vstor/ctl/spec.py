@@ -35,7 +35,6 @@ class Command:
         run: does it; the exit status. Raises VstorError.
         needs_cluster: -c/--cluster must be given.
         needs_root: refused with NOT_ROOT for other users.
-        has_output: takes --format text|json.
         exclusive: options of which at most one may be given.
     """
 
@@ -48,11 +47,10 @@ class Command:
     aliases: tuple[str, ...] = ()
     needs_cluster: bool = True
     needs_root: bool = False
-    has_output: bool = False
     examples: tuple[str, ...] = ()
 
 
-FORMAT = Opt("--format", choices=("text", "json"), default="text", help="for people or for programs (default: text)")
+FORMAT = Opt("--format", choices=("text", "json"), default="text", help="output for people or for programs (default: text)")
 CLUSTER = Opt("-c", "--cluster", metavar="NAME", help="name of the cluster (default: $VSTOR_NAME or $PSTORAGE_NAME)")
 QUIET = Opt("-q", "--quiet", action="store_true", help="print results only, no progress")
 TIMEOUT = Opt("--timeout", metavar="SECONDS", type=float, help="how long to wait for an MDS to answer (default: 30)")

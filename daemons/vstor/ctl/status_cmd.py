@@ -68,7 +68,6 @@ COMMANDS = (
         ),
         run=status,
         options=(NUMERIC, Opt("-X", "--xml", action="store_true", help="print XML"), BOOTSTRAP),
-        has_output=True,
         examples=("vstorctl -c test_cluster status", "vstorctl -c test_cluster status --format json"),
     ),
     Command(

@@ -1,0 +1,130 @@
+"""make-cs, rm-cs."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from vstor.codes_gen import ErrorCode
+from vstor.ctl.address import parse_address
+from vstor.ctl.attributes import TIER_MAX
+from vstor.ctl.context import Context
+from vstor.ctl.mds_cmd import repository_path, server_id
+from vstor.ctl.ownership import give_to_daemons
+from vstor.ctl.spec import BOOTSTRAP, Command, Opt
+from vstor.errors import VstorError
+from vstor.proto import messages
+
+WAIT_INTERVAL_S = 1.0
+JOURNAL_MB_MIN = 64
+
+
+def journal_mb(text: str) -> int:
+    """Megabytes of -s. Raises USAGE."""
+    if not text.isdecimal() or int(text) < JOURNAL_MB_MIN:
+        raise VstorError(ErrorCode.USAGE, f"journal size {text!r} does not do — give megabytes, at least {JOURNAL_MB_MIN}")
+    return int(text)
+
+
+def make_cs(ctx: Context) -> int:
+    """Make the repository of a chunk server and get its id from the cluster."""
+    from vstor.cs.repository import create
+
+    args = ctx.args
+    repo = repository_path(args.repository)
+    address = parse_address(args.address, default_port=None) if args.address else None
+    journal = Path(args.journal).expanduser().absolute() if args.journal else None
+    cs_id = create(ctx.cluster, repo, address, args.tier, journal, args.journal_size)
+    give_to_daemons(repo, ctx.cluster)
+    if journal is not None and journal.is_dir():
+        give_to_daemons(journal, ctx.cluster)
+    text = f"CS#{cs_id} made in {repo}\nnow start it: vstorctl -c {ctx.cluster} service start cs"
+    ctx.emit({"cluster": ctx.cluster, "cs_id": cs_id, "repository": str(repo), "tier": args.tier}, "" if args.quiet else text)
+    return 0
+
+
+def _ask(ctx: Context, **options: Any) -> dict[str, Any]:
+    value: dict[str, Any] = ctx.call_json(messages.RemoveCs(cs_id=ctx.args.cs_id, **options))
+    return value
+
+
+def _would_lose(value: dict[str, Any]) -> int:
+    lost = value.get("would_lose", 0)
+    return len(lost) if isinstance(lost, list) else int(lost)
+
+
+def rm_cs(ctx: Context) -> int:
+    """Release a chunk server; with --wait until it is dropped. Safe to run again, and to interrupt."""
+    args = ctx.args
+    if args.accept_loss and not args.force:
+        raise VstorError(ErrorCode.USAGE, "--accept-loss says how to force — give --force too")
+    if args.cancel:
+        value = _ask(ctx, cancel=True)
+        ctx.emit({"cs_id": args.cs_id, **value}, f"CS#{args.cs_id} stays, state {value['state']}")
+        return 0
+    plan = _ask(ctx, force=args.force, dry_run=True) if args.dry_run or args.force else {}
+    if args.dry_run:
+        text = f"CS#{args.cs_id}: {plan.get('replicas_left', 0)} replicas to move, {_would_lose(plan)} chunks would be lost, nothing was changed"
+        ctx.emit({"cs_id": args.cs_id, **plan}, text)
+        return 0
+    if args.force and _would_lose(plan) and not args.accept_loss:
+        raise VstorError(
+            ErrorCode.UNSAFE, f"forcing CS#{args.cs_id} out loses {_would_lose(plan)} chunks — leave out --force, or add --accept-loss to lose them"
+        )
+    ctx.say(f"Removing CS#{args.cs_id} ...")
+    value = _ask(ctx, force=args.force)
+    shown = None
+    while args.wait and value["state"] != "dropped":
+        if value.get("replicas_left") != shown:
+            shown = value.get("replicas_left")
+            ctx.say(f"{shown} replicas left")
+        time.sleep(WAIT_INTERVAL_S)
+        value = _ask(ctx)
+    done = value["state"] == "dropped"
+    text = "done" if done else f"CS#{args.cs_id} is {value['state']}, {value.get('replicas_left', 0)} replicas left; it is dropped when none is"
+    ctx.emit({"cs_id": args.cs_id, **value}, "" if args.quiet else text)
+    return 0
+
+
+COMMANDS = (
+    Command(
+        name="make-cs",
+        summary="make a chunk server on this node",
+        description=(
+            "Makes the repository of a chunk server (CS), one for each disk, in an empty or new directory (lost+found does no harm) on XFS or ext4. "
+            "This node must have been authenticated with auth-node. Without -a the CS listens on the address it reaches the MDS from and a free port."
+        ),
+        run=make_cs,
+        options=(
+            Opt("-r", "--repository", metavar="DIR", required=True, help="where the CS keeps its data"),
+            Opt("-a", "--address", metavar="IP:PORT", help="address to listen on"),
+            Opt("-t", "--tier", type=int, choices=range(TIER_MAX + 1), default=0, metavar="TIER", help=f"storage tier 0 to {TIER_MAX} (default: 0)"),
+            Opt("-j", "--journal", metavar="DIR", help="directory of the write journal, on an SSD (default: in the repository)"),
+            Opt("-s", "--journal-size", metavar="MB", type=journal_mb, help="size of the journal in megabytes, rounded up to a multiple of 64"),
+        ),
+        needs_root=True,
+        examples=("vstorctl -c test_cluster make-cs -r /vstor/test_cluster-cs", "vstorctl -c test_cluster make-cs -r /disks/sdb/cs -t 1 -j /ssd/cs-sdb -s 4096"),
+    ),
+    Command(
+        name="rm-cs",
+        summary="remove a chunk server",
+        description=(
+            "Moves everything off a chunk server (state releasing) and then drops it for good; its id is never used again. Nothing is lost and the server "
+            "may be running or not. --force drops it at once; that is refused when chunks would be lost."
+        ),
+        run=rm_cs,
+        options=(
+            Opt("cs_id", metavar="CSID", type=server_id, help="id of the chunk server, see status"),
+            Opt("--wait", action="store_true", help="return when it is dropped"),
+            Opt("--accept-loss", action="store_true", help="with --force: even if chunks are lost"),
+            BOOTSTRAP,
+        ),
+        exclusive=(
+            Opt("--force", action="store_true", help="drop it at once, without moving data off it"),
+            Opt("--dry-run", action="store_true", help="say what would be moved or lost, change nothing"),
+            Opt("--cancel", action="store_true", help="keep a chunk server that is being released"),
+        ),
+        examples=("vstorctl -c test_cluster rm-cs --wait 1026", "vstorctl -c test_cluster rm-cs --dry-run 1026"),
+    ),
+)

@@ -1,0 +1,57 @@
+"""Daemons run as their own user; what make-mds, make-cs and auth-node write as root must be theirs."""
+
+from __future__ import annotations
+
+import os
+import pwd
+from pathlib import Path
+
+from vstor import paths
+from vstor.errors import from_os_error
+
+DAEMON_USER = "vstor"
+
+
+def daemon_user() -> pwd.struct_passwd | None:
+    """The user daemons run as: $VSTOR_USER, else vstor; None (stay who we are) where there is none or when not root."""
+    if os.geteuid() != 0:
+        return None
+    try:
+        entry = pwd.getpwnam(os.environ.get("VSTOR_USER", DAEMON_USER))
+    except KeyError:
+        return None
+    return entry if entry.pw_uid != 0 else None
+
+
+def give_to_daemons(repository: Path | None, cluster: str) -> None:
+    """Make the repository (with all in it) and the cluster's configuration belong to the daemons' user. Symbolic links are not followed."""
+    user = daemon_user()
+    if user is None:
+        return
+    for root in (repository, paths.cluster_dir(cluster)):
+        if root is None or not root.is_dir():
+            continue
+        try:
+            _chown(root, user)
+            for directory, names, files in os.walk(root):
+                for name in names + files:
+                    _chown(Path(directory, name), user)
+        except OSError as exc:
+            raise from_os_error(exc, f"cannot give {root} to user {user.pw_name}") from exc
+
+
+def make_daemon_dir(path: Path) -> None:
+    """A directory daemons write to ($VSTOR_RUN, $VSTOR_LOG), theirs."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        user = daemon_user()
+        if user is not None:
+            _chown(path, user)
+    except OSError as exc:
+        raise from_os_error(exc, f"cannot make {path}") from exc
+
+
+def _chown(path: Path, user: pwd.struct_passwd) -> None:
+    status = path.lstat()
+    if (status.st_uid, status.st_gid) != (user.pw_uid, user.pw_gid):
+        os.chown(path, user.pw_uid, user.pw_gid, follow_symlinks=False)
