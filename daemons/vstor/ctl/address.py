@@ -51,4 +51,6 @@ def split_bootstrap(values: list[str] | None) -> list[str] | None:
 
 
 def _bad(text: str) -> VstorError:
-    return VstorError(ErrorCode.INVALID, f"{text!r} is no address — write IP or IP:PORT, for example 10.30.100.101:{PORT_DEFAULT}")
+    return VstorError(
+        ErrorCode.INVALID, f"{text!r} is no address — write IP or IP:PORT, for example 10.30.100.101:{PORT_DEFAULT}"
+    )

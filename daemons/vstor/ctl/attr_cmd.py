@@ -10,8 +10,12 @@ from vstor.ctl.context import Context
 from vstor.ctl.spec import BOOTSTRAP, Command, Opt
 from vstor.proto import messages
 
-PATH = Opt("path", metavar="PATH", help="a path on a mounted cluster, vstor://NAME/PATH, or with -p a path within the cluster")
-IN_CLUSTER = Opt("-p", "--in-cluster", action="store_true", help="PATH is relative to the cluster's root; no mount is needed, -c is")
+PATH = Opt(
+    "path", metavar="PATH", help="a path on a mounted cluster, vstor://NAME/PATH, or with -p a path within the cluster"
+)
+IN_CLUSTER = Opt(
+    "-p", "--in-cluster", action="store_true", help="PATH is relative to the cluster's root; no mount is needed, -c is"
+)
 
 
 def render_attributes(where: ClusterPath, value: dict[str, Any]) -> str:
@@ -41,7 +45,10 @@ def set_attr(ctx: Context) -> int:
     where = resolve(ctx, ctx.args.path)
     ctx.call(messages.SetPathAttr(path=where.path, recursive=ctx.args.recursive, attributes=attributes), where.cluster)
     value = ctx.call_json(messages.GetPathAttr(path=where.path), where.cluster)
-    ctx.emit({"cluster": where.cluster, "path": where.path, "attributes": value}, "" if ctx.args.quiet else render_attributes(where, value))
+    ctx.emit(
+        {"cluster": where.cluster, "path": where.path, "attributes": value},
+        "" if ctx.args.quiet else render_attributes(where, value),
+    )
     return 0
 
 
@@ -73,6 +80,9 @@ COMMANDS = (
             BOOTSTRAP,
         ),
         needs_cluster=False,
-        examples=("vstorctl set-attr -R /pcs replicas=3:2", "vstorctl -c test_cluster set-attr -p / failure-domain=disk tier=1"),
+        examples=(
+            "vstorctl set-attr -R /pcs replicas=3:2",
+            "vstorctl -c test_cluster set-attr -p / failure-domain=disk tier=1",
+        ),
     ),
 )

@@ -27,10 +27,16 @@ def auth_node(ctx: Context) -> int:
     bootstrap = ctx.bootstrap
     if bootstrap is None and not bootstrap_list(cluster):
         file = paths.cluster_dir(cluster) / "bs.list"
-        raise VstorError(ErrorCode.UNREACHABLE, f"no MDS of cluster {cluster!r} is known here — write IP:2510 of one into {file}, or give -b IP")
+        raise VstorError(
+            ErrorCode.UNREACHABLE,
+            f"no MDS of cluster {cluster!r} is known here — write IP:2510 of one into {file}, or give -b IP",
+        )
     authenticate(cluster, read_password(ctx, new=False), bootstrap)
     give_to_daemons(None, cluster)
-    ctx.emit({"cluster": cluster, "authenticated": True}, "" if ctx.args.quiet else f"this node is authenticated in cluster {cluster!r}")
+    ctx.emit(
+        {"cluster": cluster, "authenticated": True},
+        "" if ctx.args.quiet else f"this node is authenticated in cluster {cluster!r}",
+    )
     return 0
 
 
@@ -56,11 +62,19 @@ def _answers(address: str) -> bool:
 def discover(ctx: Context) -> int:
     """Print the clusters this node knows of and which of their MDSs answer."""
     root = paths.etc_dir() / "clusters"
-    names = [ctx.cluster_or_none] if ctx.cluster_or_none else sorted(p.name for p in root.iterdir()) if root.is_dir() else []
+    names = (
+        [ctx.cluster_or_none]
+        if ctx.cluster_or_none
+        else sorted(p.name for p in root.iterdir())
+        if root.is_dir()
+        else []
+    )
     found: list[dict[str, Any]] = []
     for name in names:
         servers = [{"address": address, "answers": _answers(address)} for address in bootstrap_list(name)]
-        found.append({"cluster": name, "authenticated": (paths.cluster_dir(name) / "node.crt").exists(), "mds": servers})
+        found.append(
+            {"cluster": name, "authenticated": (paths.cluster_dir(name) / "node.crt").exists(), "mds": servers}
+        )
     rows = [
         (c["cluster"], "yes" if c["authenticated"] else "no", m["address"], "yes" if m["answers"] else "no")
         for c in found
@@ -82,7 +96,10 @@ COMMANDS = (
         options=(BOOTSTRAP,),
         exclusive=(PASSWORD_PROMPT, PASSWORD_STDIN),
         needs_root=True,
-        examples=("vstorctl -c test_cluster auth-node", "vstorctl -c test_cluster auth-node -P -b 10.30.100.101 < password-file"),
+        examples=(
+            "vstorctl -c test_cluster auth-node",
+            "vstorctl -c test_cluster auth-node -P -b 10.30.100.101 < password-file",
+        ),
     ),
     Command(
         name="discover",

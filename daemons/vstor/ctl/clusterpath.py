@@ -58,7 +58,9 @@ def find_on_mounts(path: str, known: list[Mount]) -> ClusterPath | None:
     best: Mount | None = None
     for mount in known:
         root = mount.mountpoint.rstrip("/")
-        if (path == root or path.startswith(root + "/") or root == "") and (best is None or len(root) >= len(best.mountpoint.rstrip("/"))):
+        if (path == root or path.startswith(root + "/") or root == "") and (
+            best is None or len(root) >= len(best.mountpoint.rstrip("/"))
+        ):
             best = mount
     if best is None:
         return None
@@ -81,14 +83,20 @@ def resolve(ctx: Context, path: str) -> ClusterPath:
     absolute = os.path.join(os.path.realpath(parent), name) if name else "/"
     found = find_on_mounts(absolute, mounts())
     if found is None:
-        raise VstorError(ErrorCode.USAGE, f"{path}: not on a mounted cluster — mount it first, or give -p and the path within the cluster (with -c NAME)")
+        raise VstorError(
+            ErrorCode.USAGE,
+            f"{path}: not on a mounted cluster — mount it first, or give -p and the path within the cluster (with -c NAME)",
+        )
     return _checked(ctx, found)
 
 
 def _checked(ctx: Context, found: ClusterPath) -> ClusterPath:
     wanted = ctx.cluster_or_none if getattr(ctx.args, "cluster", None) else None
     if wanted and wanted != found.cluster:
-        raise VstorError(ErrorCode.WRONG_CLUSTER, f"the path belongs to cluster {found.cluster!r}, not to {wanted!r} — leave out -c or give -c {found.cluster}")
+        raise VstorError(
+            ErrorCode.WRONG_CLUSTER,
+            f"the path belongs to cluster {found.cluster!r}, not to {wanted!r} — leave out -c or give -c {found.cluster}",
+        )
     return found
 
 

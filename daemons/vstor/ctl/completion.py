@@ -54,7 +54,7 @@ def _value_case(names: str, action: argparse.Action) -> str | None:
     patterns = " | ".join(f'"{name} {flag}"' for name in names.split() for flag in action.option_strings)
     if action.choices:
         words = shlex.quote(" ".join(str(c) for c in action.choices))
-        return f"        {patterns})\n            COMPREPLY=($(compgen -W {words} -- \"$cur\")); return ;;"
+        return f'        {patterns})\n            COMPREPLY=($(compgen -W {words} -- "$cur")); return ;;'
     if action.metavar in _DIRECTORIES:
         return f'        {patterns})\n            COMPREPLY=($(compgen -d -- "$cur")); return ;;'
     if action.metavar in _FILES:
@@ -76,7 +76,9 @@ def bash_completion() -> str:
         words += [str(c) for a in actions if not a.option_strings and a.choices for c in a.choices]
         if command.name == "service":
             words += ["mds", "cs", "mount", "etcd", "all"]
-        options.append(f"        {' | '.join(names.split())})\n            COMPREPLY=($(compgen -W {shlex.quote(' '.join(words))} -- \"$cur\")) ;;")
+        options.append(
+            f'        {" | ".join(names.split())})\n            COMPREPLY=($(compgen -W {shlex.quote(" ".join(words))} -- "$cur")) ;;'
+        )
     top_flags = [flag for a in parser._actions for flag in a.option_strings]
     return _TEMPLATE.format(
         global_with_value=" | ".join(flag for a in parser._actions if _takes_value(a) for flag in a.option_strings),

@@ -22,7 +22,9 @@ def set_config(ctx: Context) -> int:
     for word in ctx.args.settings:
         name, equals, value = word.partition("=")
         if not equals or not name:
-            raise VstorError(ErrorCode.INVALID, f"{word!r} sets nothing — write NAME=VALUE, for example mds.wd.offline_tout=300000")
+            raise VstorError(
+                ErrorCode.INVALID, f"{word!r} sets nothing — write NAME=VALUE, for example mds.wd.offline_tout=300000"
+            )
         pairs.append((name, value))
     for name, value in pairs:
         ctx.call(messages.SetConfig(name=name, value=value))

@@ -33,7 +33,8 @@ def check_cluster_name(name: str) -> str:
     """The name, if it is one. Raises INVALID."""
     if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or len(name) > CLUSTER_NAME_CHARS_MAX:
         raise VstorError(
-            ErrorCode.INVALID, f"{name!r} is no cluster name — use a-z, A-Z, 0-9, - and _, at most {CLUSTER_NAME_CHARS_MAX} characters"
+            ErrorCode.INVALID,
+            f"{name!r} is no cluster name — use a-z, A-Z, 0-9, - and _, at most {CLUSTER_NAME_CHARS_MAX} characters",
         )
     return name
 
@@ -85,7 +86,9 @@ class Context:
         """Ask for a JsonReply; its value."""
         reply = self.call(body, cluster)
         if not isinstance(reply, messages.JsonReply):
-            raise VstorError(ErrorCode.UNSUPPORTED, f"the MDS answered {type(reply).__name__} — is it of another version?")
+            raise VstorError(
+                ErrorCode.UNSUPPORTED, f"the MDS answered {type(reply).__name__} — is it of another version?"
+            )
         return json.loads(reply.json)
 
     def say(self, text: str) -> None:

@@ -23,7 +23,9 @@ JOURNAL_MB_MIN = 64
 def journal_mb(text: str) -> int:
     """Megabytes of -s. Raises USAGE."""
     if not text.isdecimal() or int(text) < JOURNAL_MB_MIN:
-        raise VstorError(ErrorCode.USAGE, f"journal size {text!r} does not do — give megabytes, at least {JOURNAL_MB_MIN}")
+        raise VstorError(
+            ErrorCode.USAGE, f"journal size {text!r} does not do — give megabytes, at least {JOURNAL_MB_MIN}"
+        )
     return int(text)
 
 
@@ -40,7 +42,9 @@ def make_cs(ctx: Context) -> int:
     if journal is not None and journal.is_dir():
         give_to_daemons(journal, ctx.cluster)
     text = f"CS#{cs_id} made in {repo}\nnow start it: vstorctl -c {ctx.cluster} service start cs"
-    ctx.emit({"cluster": ctx.cluster, "cs_id": cs_id, "repository": str(repo), "tier": args.tier}, "" if args.quiet else text)
+    ctx.emit(
+        {"cluster": ctx.cluster, "cs_id": cs_id, "repository": str(repo), "tier": args.tier}, "" if args.quiet else text
+    )
     return 0
 
 
@@ -70,7 +74,8 @@ def rm_cs(ctx: Context) -> int:
         return 0
     if args.force and _would_lose(plan) and not args.accept_loss:
         raise VstorError(
-            ErrorCode.UNSAFE, f"forcing CS#{args.cs_id} out loses {_would_lose(plan)} chunks — leave out --force, or add --accept-loss to lose them"
+            ErrorCode.UNSAFE,
+            f"forcing CS#{args.cs_id} out loses {_would_lose(plan)} chunks — leave out --force, or add --accept-loss to lose them",
         )
     ctx.say(f"Removing CS#{args.cs_id} ...")
     value = _ask(ctx, force=args.force)
@@ -82,7 +87,11 @@ def rm_cs(ctx: Context) -> int:
         time.sleep(WAIT_INTERVAL_S)
         value = _ask(ctx)
     done = value["state"] == "dropped"
-    text = "done" if done else f"CS#{args.cs_id} is {value['state']}, {value.get('replicas_left', 0)} replicas left; it is dropped when none is"
+    text = (
+        "done"
+        if done
+        else f"CS#{args.cs_id} is {value['state']}, {value.get('replicas_left', 0)} replicas left; it is dropped when none is"
+    )
     ctx.emit({"cs_id": args.cs_id, **value}, "" if args.quiet else text)
     return 0
 
@@ -99,12 +108,34 @@ COMMANDS = (
         options=(
             Opt("-r", "--repository", metavar="DIR", required=True, help="where the CS keeps its data"),
             Opt("-a", "--address", metavar="IP:PORT", help="address to listen on"),
-            Opt("-t", "--tier", type=int, choices=range(TIER_MAX + 1), default=0, metavar="TIER", help=f"storage tier 0 to {TIER_MAX} (default: 0)"),
-            Opt("-j", "--journal", metavar="DIR", help="directory of the write journal, on an SSD (default: in the repository)"),
-            Opt("-s", "--journal-size", metavar="MB", type=journal_mb, help="size of the journal in megabytes, rounded up to a multiple of 64"),
+            Opt(
+                "-t",
+                "--tier",
+                type=int,
+                choices=range(TIER_MAX + 1),
+                default=0,
+                metavar="TIER",
+                help=f"storage tier 0 to {TIER_MAX} (default: 0)",
+            ),
+            Opt(
+                "-j",
+                "--journal",
+                metavar="DIR",
+                help="directory of the write journal, on an SSD (default: in the repository)",
+            ),
+            Opt(
+                "-s",
+                "--journal-size",
+                metavar="MB",
+                type=journal_mb,
+                help="size of the journal in megabytes, rounded up to a multiple of 64",
+            ),
         ),
         needs_root=True,
-        examples=("vstorctl -c test_cluster make-cs -r /vstor/test_cluster-cs", "vstorctl -c test_cluster make-cs -r /disks/sdb/cs -t 1 -j /ssd/cs-sdb -s 4096"),
+        examples=(
+            "vstorctl -c test_cluster make-cs -r /vstor/test_cluster-cs",
+            "vstorctl -c test_cluster make-cs -r /disks/sdb/cs -t 1 -j /ssd/cs-sdb -s 4096",
+        ),
     ),
     Command(
         name="rm-cs",

@@ -32,7 +32,9 @@ def parse_since(text: str, now_ms: int) -> int:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        raise VstorError(ErrorCode.INVALID, f"--since {text!r} is no time — examples: 10m, 2h, 3d, 2026-01-31T12:00:00") from None
+        raise VstorError(
+            ErrorCode.INVALID, f"--since {text!r} is no time — examples: 10m, 2h, 3d, 2026-01-31T12:00:00"
+        ) from None
     return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
 
 
@@ -61,7 +63,9 @@ def get_event(ctx: Context) -> int:
         after = max([after, *(e["id"] for e in events)])
         time.sleep(FOLLOW_INTERVAL_S)
         try:
-            events = ctx.call_json(messages.GetEvents(after=after, since_ms=since_ms, limit=LIMIT_MAX, severity=args.severity))
+            events = ctx.call_json(
+                messages.GetEvents(after=after, since_ms=since_ms, limit=LIMIT_MAX, severity=args.severity)
+            )
         except VstorError as exc:
             if not exc.retryable:
                 raise
@@ -70,7 +74,11 @@ def get_event(ctx: Context) -> int:
 
 def _print_followed(ctx: Context, events: list[dict[str, Any]], first: bool) -> None:
     """One line an event, JSON lines for programs: a follower never ends, so no list could be closed."""
-    lines = [json.dumps(e, ensure_ascii=False) for e in events] if ctx.json_wanted else [render_events(events, header=first)]
+    lines = (
+        [json.dumps(e, ensure_ascii=False) for e in events]
+        if ctx.json_wanted
+        else [render_events(events, header=first)]
+    )
     for line in lines:
         if line:
             print(line, file=ctx.out, flush=True)
@@ -83,12 +91,21 @@ COMMANDS = (
         description="Prints the global log of important events, oldest first. It is the same list from every MDS and survives the loss of any of them.",
         run=get_event,
         options=(
-            Opt("--since", metavar="TIME", help="only events from then on: 10m, 2h, 3d or a date such as 2026-01-31T12:00:00 (UTC)"),
-            Opt("--limit", type=int, default=LIMIT_DEFAULT, metavar="N", help=f"the newest N (default: {LIMIT_DEFAULT})"),
+            Opt(
+                "--since",
+                metavar="TIME",
+                help="only events from then on: 10m, 2h, 3d or a date such as 2026-01-31T12:00:00 (UTC)",
+            ),
+            Opt(
+                "--limit", type=int, default=LIMIT_DEFAULT, metavar="N", help=f"the newest N (default: {LIMIT_DEFAULT})"
+            ),
             Opt("--severity", choices=SEVERITIES, default="", help="only events of this severity"),
             Opt("-f", "--follow", action="store_true", help="print new events as they come, until interrupted"),
             BOOTSTRAP,
         ),
-        examples=("vstorctl -c test_cluster get-event --since 2h", "vstorctl -c test_cluster get-event --severity err --format json"),
+        examples=(
+            "vstorctl -c test_cluster get-event --since 2h",
+            "vstorctl -c test_cluster get-event --severity err --format json",
+        ),
     ),
 )

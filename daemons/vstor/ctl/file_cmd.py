@@ -48,14 +48,19 @@ def file_info(ctx: Context) -> int:
     chunks: list[dict[str, Any]] = []
     next_index = 0
     while True:
-        page = ctx.call_json(messages.FileInfo(path=where.path, first_index=next_index, limit=PAGE_CHUNKS), where.cluster)
+        page = ctx.call_json(
+            messages.FileInfo(path=where.path, first_index=next_index, limit=PAGE_CHUNKS), where.cluster
+        )
         info = info or page
         chunks += page["chunks"]
         if len(page["chunks"]) < PAGE_CHUNKS:
             break
         next_index = page["chunks"][-1]["index"] + 1
     info["chunks"] = chunks
-    head = [f"Path: '{where}'", f"inode {info['ino']}, size {info['size']} ({format_size(info['size'])}), replicas {info['replicas']}, {len(chunks)} chunks"]
+    head = [
+        f"Path: '{where}'",
+        f"inode {info['ino']}, size {info['size']} ({format_size(info['size'])}), replicas {info['replicas']}, {len(chunks)} chunks",
+    ]
     body = table(("INDEX", "CHUNK", "VERSION", "STATE", "REPLICAS"), _chunk_rows(chunks), left=(3, 4)) if chunks else ""
     ctx.emit({"cluster": where.cluster, "path": where.path, **info}, "\n".join([*head, *([body] if body else [])]))
     return 0
@@ -74,7 +79,14 @@ def list_chunks(ctx: Context) -> int:
             break
         after = page[-1]["chunk_id"]
     rows = [
-        (c["chunk_id"], c["version"], c["state"], c.get("path") or f"inode {c.get('ino', '?')}", c.get("index", 0), row[4])
+        (
+            c["chunk_id"],
+            c["version"],
+            c["state"],
+            c.get("path") or f"inode {c.get('ino', '?')}",
+            c.get("index", 0),
+            row[4],
+        )
         for c, row in zip(found, _chunk_rows(found), strict=True)
     ]
     ctx.emit(found, table(("CHUNK", "VERSION", "STATE", "FILE", "INDEX", "REPLICAS"), rows, left=(2, 3, 5)))
@@ -98,7 +110,13 @@ COMMANDS = (
         run=list_chunks,
         options=(
             Opt("--state", choices=CHUNK_STATES, default="", help="only chunks of this state"),
-            Opt("--limit", type=int, default=LIST_LIMIT_DEFAULT, metavar="N", help=f"no more than N (default: {LIST_LIMIT_DEFAULT})"),
+            Opt(
+                "--limit",
+                type=int,
+                default=LIST_LIMIT_DEFAULT,
+                metavar="N",
+                help=f"no more than N (default: {LIST_LIMIT_DEFAULT})",
+            ),
             BOOTSTRAP,
         ),
         examples=("vstorctl -c test_cluster list-chunks --state urgent",),

@@ -38,7 +38,10 @@ def revoke(ctx: Context) -> int:
     """Drop the leases on a path, so that another client can open it."""
     where = resolve(ctx, ctx.args.path)
     ctx.call(messages.RevokeLeases(path=where.path, recursive=ctx.args.recursive), where.cluster)
-    ctx.emit({"cluster": where.cluster, "path": where.path, "revoked": True}, "" if ctx.args.quiet else f"leases on {where} are revoked")
+    ctx.emit(
+        {"cluster": where.cluster, "path": where.path, "revoked": True},
+        "" if ctx.args.quiet else f"leases on {where} are revoked",
+    )
     return 0
 
 
@@ -60,7 +63,12 @@ COMMANDS = (
             "what it had not flushed is lost to it, and it cannot change the files any more."
         ),
         run=revoke,
-        options=(Opt("-R", "--recursive", action="store_true", help="also everything below the directory"), IN_CLUSTER, PATH, BOOTSTRAP),
+        options=(
+            Opt("-R", "--recursive", action="store_true", help="also everything below the directory"),
+            IN_CLUSTER,
+            PATH,
+            BOOTSTRAP,
+        ),
         needs_cluster=False,
         examples=("vstorctl -c test_cluster revoke -R /pcs/containers/101",),
     ),

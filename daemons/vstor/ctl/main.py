@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 import traceback
@@ -10,12 +11,37 @@ from typing import Any, NoReturn
 
 import vstor
 from vstor.codes_gen import ERRORS, ErrorCode
-from vstor.ctl import attr_cmd, auth_cmd, config_cmd, cs_cmd, event_cmd, file_cmd, lease_cmd, mds_cmd, report_cmd, service_cmd, status_cmd
+from vstor.ctl import (
+    attr_cmd,
+    auth_cmd,
+    config_cmd,
+    cs_cmd,
+    event_cmd,
+    file_cmd,
+    lease_cmd,
+    mds_cmd,
+    report_cmd,
+    service_cmd,
+    status_cmd,
+)
 from vstor.ctl.context import Call, Context, call_cluster
 from vstor.ctl.spec import CLUSTER, FORMAT, QUIET, TIMEOUT, Command, add
 from vstor.errors import VstorError, from_os_error
+from vstor.logs import setup_logging
 
-GROUPS = (mds_cmd, auth_cmd, cs_cmd, status_cmd, event_cmd, attr_cmd, config_cmd, file_cmd, lease_cmd, service_cmd, report_cmd)
+GROUPS = (
+    mds_cmd,
+    auth_cmd,
+    cs_cmd,
+    status_cmd,
+    event_cmd,
+    attr_cmd,
+    config_cmd,
+    file_cmd,
+    lease_cmd,
+    service_cmd,
+    report_cmd,
+)
 COMMANDS: tuple[Command, ...] = tuple(command for group in GROUPS for command in group.COMMANDS)
 
 # What to do about an error whose message does not say it.
@@ -55,7 +81,9 @@ def build_parser() -> Parser:
         epilog="Each verb has its own help, vstorctl VERB --help, and manual page, vstorctl-VERB(8).",
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=f"vstorctl {vstor.__version__}", help="print the version")
+    parser.add_argument(
+        "--version", action="version", version=f"vstorctl {vstor.__version__}", help="print the version"
+    )
     for opt in (CLUSTER, QUIET, TIMEOUT):
         add(parser, opt)
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", parser_class=Parser)
@@ -66,7 +94,11 @@ def build_parser() -> Parser:
 
 def _add_command(verbs: Any, command: Command) -> None:
     sub = verbs.add_parser(
-        command.name, aliases=list(command.aliases), help=command.summary, description=command.description, allow_abbrev=False
+        command.name,
+        aliases=list(command.aliases),
+        help=command.summary,
+        description=command.description,
+        allow_abbrev=False,
     )
     for opt in command.options:
         add(sub, opt)
@@ -93,6 +125,11 @@ def one_line(exc: VstorError) -> str:
 
 def main(argv: list[str] | None = None, call: Call = call_cluster) -> int:
     """Run a command line; the exit status. `call` is replaced in tests."""
+    if os.environ.get("VSTOR_DEBUG"):
+        setup_logging("vstorctl", "debug")
+    else:
+        # The network stack logs what it tries; here the outcome is said once, as the error.
+        logging.getLogger().addHandler(logging.NullHandler())
     try:
         return _main(argv, call)
     except VstorError as exc:
@@ -105,10 +142,15 @@ def main(argv: list[str] | None = None, call: Call = call_cluster) -> int:
         return 141
     except OSError as exc:
         return _complain(from_os_error(exc, exc.filename or "system call failed"))
-    except Exception as exc:
+    except Exception as exc:  # noqa: BLE001 - the last resort: no traceback ever reaches an operator
         if os.environ.get("VSTOR_DEBUG"):
             traceback.print_exc()
-        return _complain(VstorError(ErrorCode.INTERNAL, f"internal error: {type(exc).__name__}: {exc} — please report it, VSTOR_DEBUG=1 shows more"))
+        return _complain(
+            VstorError(
+                ErrorCode.INTERNAL,
+                f"internal error: {type(exc).__name__}: {exc} — please report it, VSTOR_DEBUG=1 shows more",
+            )
+        )
 
 
 def _main(argv: list[str] | None, call: Call) -> int:

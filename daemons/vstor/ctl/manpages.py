@@ -26,7 +26,9 @@ class Daemon:
 
 
 DAEMONS = {
-    "vstor-etcd": Daemon("vstor.mds.etcd_member", "run the etcd member of a metadata server", ("vstor-mdsd", "vstorctl-make-mds")),
+    "vstor-etcd": Daemon(
+        "vstor.mds.etcd_member", "run the etcd member of a metadata server", ("vstor-mdsd", "vstorctl-make-mds")
+    ),
     "vstor-mdsd": Daemon("vstor.mds.main", "metadata server of a vstor cluster", ("vstorctl-make-mds", "vstor-etcd")),
     "vstor-csd": Daemon("vstor.cs.main", "chunk server of a vstor cluster", ("vstorctl-make-cs",)),
     "vstor-mount": Daemon("vstor.client.main", "mount a vstor cluster", ("vstorctl-mount", "mount", "fstab")),
@@ -34,7 +36,10 @@ DAEMONS = {
 
 FILES = (
     ("/etc/vstor/clusters/NAME/bs.list", "addresses of metadata servers, one IP:PORT a line; # starts a comment"),
-    ("/etc/vstor/clusters/NAME/{ca.crt,node.crt,node.key}", "the cluster's authority, and this node's certificate and key"),
+    (
+        "/etc/vstor/clusters/NAME/{ca.crt,node.crt,node.key}",
+        "the cluster's authority, and this node's certificate and key",
+    ),
     ("/etc/vstor/clusters/NAME/services/", "servers and mounts made on this node"),
     ("/var/lib/vstor", "usual place of repositories"),
     ("/var/log/vstor", "log files"),
@@ -51,7 +56,14 @@ ENVIRONMENT = (
 
 def roff(text: str) -> str:
     """Text as roff input: no character is a command, - stays a minus that can be copied."""
-    text = text.replace("\\", "\\e").replace("-", "\\-").replace("'", "\\(aq").replace("`", "\\(ga").replace("…", "...").replace("—", "\\(em")
+    text = (
+        text.replace("\\", "\\e")
+        .replace("-", "\\-")
+        .replace("'", "\\(aq")
+        .replace("`", "\\(ga")
+        .replace("…", "...")
+        .replace("—", "\\(em")
+    )
     return "\n".join("\\&" + line if line.startswith((".", "'")) else line for line in text.split("\n"))
 
 
@@ -111,15 +123,31 @@ def exit_statuses() -> tuple[tuple[str, str], ...]:
     return tuple((str(code), "; ".join(dict.fromkeys(texts[code]))) for code in sorted(texts))
 
 
-def page(name: str, summary: str, parser: argparse.ArgumentParser, examples: tuple[str, ...] = (), see_also: tuple[str, ...] = (), body: tuple[str, ...] = ()) -> str:
+def page(
+    name: str,
+    summary: str,
+    parser: argparse.ArgumentParser,
+    examples: tuple[str, ...] = (),
+    see_also: tuple[str, ...] = (),
+    body: tuple[str, ...] = (),
+) -> str:
     """One page. `body`: roff lines between description and options."""
-    lines = [_title(name), ".SH NAME", f"{roff(name)} \\- {roff(summary)}", ".SH SYNOPSIS", f"\\fB{roff(_synopsis(parser))}\\fR"]
+    lines = [
+        _title(name),
+        ".SH NAME",
+        f"{roff(name)} \\- {roff(summary)}",
+        ".SH SYNOPSIS",
+        f"\\fB{roff(_synopsis(parser))}\\fR",
+    ]
     lines += [".SH DESCRIPTION", roff(parser.description or summary), *body, ".SH OPTIONS", *_options(parser)]
     if examples:
         lines += [".SH EXAMPLES", ".nf", *(roff(e) for e in examples), ".fi"]
     lines += [".SH EXIT STATUS", *_pairs(exit_statuses())]
     lines += [".SH ENVIRONMENT", *_pairs(ENVIRONMENT), ".SH FILES", *_pairs(FILES)]
-    lines += [".SH SEE ALSO", ", ".join(f"\\fB{roff(other)}\\fR({8 if other.startswith(('vstor', 'mount')) else 5})" for other in see_also)]
+    lines += [
+        ".SH SEE ALSO",
+        ", ".join(f"\\fB{roff(other)}\\fR({8 if other.startswith(('vstor', 'mount')) else 5})" for other in see_also),
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -131,14 +159,22 @@ def verb_parsers() -> dict[str, argparse.ArgumentParser]:
 
 def vstorctl_pages() -> dict[str, str]:
     """File name -> page, of vstorctl and each verb."""
-    verbs = [line for c in COMMANDS for line in (".TP", f"\\fB{roff(', '.join((c.name, *c.aliases)))}\\fR", roff(c.summary))]
+    verbs = [
+        line for c in COMMANDS for line in (".TP", f"\\fB{roff(', '.join((c.name, *c.aliases)))}\\fR", roff(c.summary))
+    ]
     others = tuple(f"vstorctl-{c.name}" for c in COMMANDS)
     parser = build_parser()
-    pages = {f"vstorctl.{SECTION}": page("vstorctl", "administer vstor clusters", parser, see_also=(*others, *DAEMONS), body=(".SH VERBS", *verbs))}
+    pages = {
+        f"vstorctl.{SECTION}": page(
+            "vstorctl", "administer vstor clusters", parser, see_also=(*others, *DAEMONS), body=(".SH VERBS", *verbs)
+        )
+    }
     parsers = verb_parsers()
     for command in COMMANDS:
         name = f"vstorctl-{command.name}"
-        pages[f"{name}.{SECTION}"] = page(name, command.summary, parsers[command.name], command.examples, ("vstorctl", *DAEMONS))
+        pages[f"{name}.{SECTION}"] = page(
+            name, command.summary, parsers[command.name], command.examples, ("vstorctl", *DAEMONS)
+        )
         for alias in command.aliases:
             pages[f"vstorctl-{alias}.{SECTION}"] = f".so man{SECTION}/{name}.{SECTION}\n"
     return pages

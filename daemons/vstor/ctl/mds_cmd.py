@@ -15,8 +15,18 @@ from vstor.ctl.spec import BOOTSTRAP, Command, Opt
 from vstor.errors import VstorError
 from vstor.proto import messages
 
-PASSWORD_PROMPT = Opt("-p", "--password-prompt", action="store_true", help="ask for the cluster password (also the default when one is needed)")
-PASSWORD_STDIN = Opt("-P", "--password-stdin", action="store_true", help="read the cluster password from the first line of standard input")
+PASSWORD_PROMPT = Opt(
+    "-p",
+    "--password-prompt",
+    action="store_true",
+    help="ask for the cluster password (also the default when one is needed)",
+)
+PASSWORD_STDIN = Opt(
+    "-P",
+    "--password-stdin",
+    action="store_true",
+    help="read the cluster password from the first line of standard input",
+)
 
 
 def repository_path(text: str) -> Path:
@@ -43,9 +53,13 @@ def parse_etcd(text: str | None) -> list[str] | None:
     for url in urls:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise VstorError(ErrorCode.INVALID, f"{url!r} is no etcd address — write https://HOST:2379, several separated by commas")
+            raise VstorError(
+                ErrorCode.INVALID, f"{url!r} is no etcd address — write https://HOST:2379, several separated by commas"
+            )
     if not urls:
-        raise VstorError(ErrorCode.INVALID, "--etcd names no server — write https://HOST:2379, several separated by commas")
+        raise VstorError(
+            ErrorCode.INVALID, "--etcd names no server — write https://HOST:2379, several separated by commas"
+        )
     return urls
 
 
@@ -57,13 +71,15 @@ def make_mds(ctx: Context) -> int:
     etcd = parse_etcd(args.etcd)
     settings = parse_settings(args.settings)
     if args.init:
+        password = read_password(ctx, new=True)
         from vstor.mds.repository import create_cluster
 
-        password = read_password(ctx, new=True)
         result = create_cluster(cluster, address, repo, password, etcd, settings)
     else:
         if args.password_stdin or args.password_prompt or settings:
-            raise VstorError(ErrorCode.USAGE, "-p, -P and --set belong to -I — an MDS that joins uses the certificate of auth-node")
+            raise VstorError(
+                ErrorCode.USAGE, "-p, -P and --set belong to -I — an MDS that joins uses the certificate of auth-node"
+            )
         from vstor.mds.repository import join_cluster
 
         result = join_cluster(cluster, address, repo, etcd=etcd)
@@ -71,7 +87,13 @@ def make_mds(ctx: Context) -> int:
     mds_id = result.get("mds_id", result.get("id"))
     what = f"cluster {cluster!r} and MDS#{mds_id}" if args.init else f"MDS#{mds_id} of cluster {cluster!r}"
     text = f"{what} made in {repo}, address {address}\nnow start it: vstorctl -c {cluster} service start mds"
-    public = {"cluster": cluster, "mds_id": mds_id, "address": address, "repository": str(repo), "created_cluster": bool(args.init)}
+    public = {
+        "cluster": cluster,
+        "mds_id": mds_id,
+        "address": address,
+        "repository": str(repo),
+        "created_cluster": bool(args.init),
+    }
     if "cluster_id" in result:
         public["cluster_id"] = result["cluster_id"]
     ctx.emit(public, "" if args.quiet and not ctx.json_wanted else text)
@@ -109,11 +131,23 @@ COMMANDS = (
         run=make_mds,
         options=(
             Opt("-I", "--init", action="store_true", help="first MDS: create the cluster"),
-            Opt("-a", "--address", metavar="IP[:PORT]", required=True, help="address of this MDS for all others (default port: 2510)"),
+            Opt(
+                "-a",
+                "--address",
+                metavar="IP[:PORT]",
+                required=True,
+                help="address of this MDS for all others (default port: 2510)",
+            ),
             Opt("-r", "--repository", metavar="DIR", required=True, help="where the MDS keeps its data"),
             BOOTSTRAP,
             Opt("--etcd", metavar="URL,…", help="use this etcd instead of a member run by the MDS"),
-            Opt("--set", dest="settings", metavar="NAME=VALUE", action="append", help="with -I: a setting of the cluster, as with set-config"),
+            Opt(
+                "--set",
+                dest="settings",
+                metavar="NAME=VALUE",
+                action="append",
+                help="with -I: a setting of the cluster, as with set-config",
+            ),
         ),
         exclusive=(PASSWORD_PROMPT, PASSWORD_STDIN),
         needs_root=True,

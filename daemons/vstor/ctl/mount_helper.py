@@ -18,7 +18,25 @@ from vstor.errors import VstorError
 
 USAGE_EXIT = 1  # mount(8): incorrect invocation or permissions
 # Said to the boot process or to mount(8) itself, not to the file system.
-NOT_FOR_US = frozenset({"auto", "noauto", "user", "nouser", "users", "owner", "_netdev", "nofail", "defaults", "dev", "suid", "exec", "async", "rw", "loud"})
+NOT_FOR_US = frozenset(
+    {
+        "auto",
+        "noauto",
+        "user",
+        "nouser",
+        "users",
+        "owner",
+        "_netdev",
+        "nofail",
+        "defaults",
+        "dev",
+        "suid",
+        "exec",
+        "async",
+        "rw",
+        "loud",
+    }
+)
 SHORT = {"cache": "-C", "cachesize": "-R"}
 
 

@@ -13,7 +13,10 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]], left: Iterabl
     left_set = set(left)
     lines = []
     for row in cells:
-        parts = [cell.ljust(width) if i in left_set else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True))]
+        parts = [
+            cell.ljust(width) if i in left_set else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
         lines.append(gap.join(parts).rstrip())
     return "\n".join(lines)
 

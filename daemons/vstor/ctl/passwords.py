@@ -17,9 +17,14 @@ def read_password(ctx: Context, *, new: bool) -> bytes:
     """The password. -P: first line of standard input; else a prompt, asked twice for a new cluster. Raises USAGE."""
     if getattr(ctx.args, "password_stdin", False):
         line = ctx.stdin.readline(PASSWORD_BYTES_MAX + 2)
-        return _check(line.rstrip("\r\n"), "standard input gave no password — pipe it: printf '%s\\n' \"$PASSWORD\" | vstorctl … -P")
+        return _check(
+            line.rstrip("\r\n"),
+            "standard input gave no password — pipe it: printf '%s\\n' \"$PASSWORD\" | vstorctl … -P",
+        )
     if not sys.stdin.isatty() and not _has_terminal():
-        raise VstorError(ErrorCode.USAGE, "no terminal to ask for the password — give -P and write it to standard input")
+        raise VstorError(
+            ErrorCode.USAGE, "no terminal to ask for the password — give -P and write it to standard input"
+        )
     first = getpass.getpass(PROMPT)
     password = _check(first, "an empty password does not do — enter one")
     if new and getpass.getpass("Please enter it again: ") != first:

@@ -12,7 +12,12 @@ from vstor.codes_gen import ErrorCode
 from vstor.ctl.service_files import PROGRAMS
 from vstor.errors import VstorError
 
-MODULES = {"etcd": "vstor.mds.etcd_member", "mds": "vstor.mds.main", "cs": "vstor.cs.main", "mount": "vstor.client.main"}
+MODULES = {
+    "etcd": "vstor.mds.etcd_member",
+    "mds": "vstor.mds.main",
+    "cs": "vstor.cs.main",
+    "mount": "vstor.client.main",
+}
 
 
 def program(kind: str) -> list[str]:

@@ -30,7 +30,9 @@ SECRET_MARKS = (b"PRIVATE KEY", b"password", b"verifier", b"secret")
 
 def is_secret(path: Path, data: bytes) -> bool:
     """By its name or by what it holds. Rather one file too many is left out."""
-    return any(word in path.name.lower() for word in SECRET_NAMES) or any(mark.lower() in data.lower() for mark in SECRET_MARKS)
+    return any(word in path.name.lower() for word in SECRET_NAMES) or any(
+        mark.lower() in data.lower() for mark in SECRET_MARKS
+    )
 
 
 class _Bundle:
@@ -77,12 +79,18 @@ def _tail(path: Path, limit_bytes: int) -> bytes:
 
 
 def _system() -> dict[str, Any]:
-    places = {str(p): p for p in (paths.state_dir(), paths.log_dir(), *(Path(s.path) for s in registry.list_services()))}
+    places = {
+        str(p): p for p in (paths.state_dir(), paths.log_dir(), *(Path(s.path) for s in registry.list_services()))
+    }
     space = {}
     for name, place in places.items():
         if place.is_dir():
             st = os.statvfs(place)
-            space[name] = {"total_bytes": st.f_blocks * st.f_frsize, "free_bytes": st.f_bavail * st.f_frsize, "files_free": st.f_favail}
+            space[name] = {
+                "total_bytes": st.f_blocks * st.f_frsize,
+                "free_bytes": st.f_bavail * st.f_frsize,
+                "files_free": st.f_favail,
+            }
     return {
         "uname": " ".join(platform.uname()),
         "python": platform.python_version(),
@@ -106,9 +114,14 @@ def report(ctx: Context) -> int:
         bundle = _Bundle(tar, name)
         bundle.add_answer("system.json", _system)
         bundle.add_answer("status.json", lambda: ctx.call_json(messages.GetStatus()))
-        bundle.add_answer("events.json", lambda: ctx.call_json(messages.GetEvents(after=0, since_ms=0, limit=EVENTS_MAX)))
+        bundle.add_answer(
+            "events.json", lambda: ctx.call_json(messages.GetEvents(after=0, since_ms=0, limit=EVENTS_MAX))
+        )
         bundle.add_answer("config.json", lambda: ctx.call_json(messages.GetConfig(name="")))
-        bundle.add_answer("services.json", lambda: [s.to_json() for s in mgr.states(mgr.choose_manager(), registry.list_services(ctx.cluster))])
+        bundle.add_answer(
+            "services.json",
+            lambda: [s.to_json() for s in mgr.states(mgr.choose_manager(), registry.list_services(ctx.cluster))],
+        )
         bundle.add_tree("etc", paths.cluster_dir(ctx.cluster), CONFIG_BYTES_MAX, secrets_out=True)
         bundle.add_tree("log", paths.log_dir(), LOG_BYTES_MAX, secrets_out=False)
         bundle.add("left_out.txt", "".join(f"{line}\n" for line in bundle.left_out).encode())
@@ -122,7 +135,15 @@ COMMANDS = (
         summary="write a bundle of logs, configuration and status",
         description="Writes a compressed tar file with the logs of this node, the cluster's status, events and configuration. Keys and passwords are left out.",
         run=report,
-        options=(Opt("-o", "--output", metavar="FILE", help="name of the bundle (default: vstor-report-CLUSTER-HOST-TIME.tar.gz here)"), BOOTSTRAP),
+        options=(
+            Opt(
+                "-o",
+                "--output",
+                metavar="FILE",
+                help="name of the bundle (default: vstor-report-CLUSTER-HOST-TIME.tar.gz here)",
+            ),
+            BOOTSTRAP,
+        ),
         needs_root=True,
         examples=("vstorctl -c test_cluster report",),
     ),

@@ -10,6 +10,7 @@ from vstor import services as registry
 from vstor.codes_gen import ErrorCode
 from vstor.ctl import service_files as files
 from vstor.ctl import services_mgr as mgr
+from vstor.ctl.clusterpath import mounts
 from vstor.ctl.context import Context
 from vstor.ctl.initd import install_scripts
 from vstor.ctl.output import table
@@ -26,7 +27,16 @@ NOT_RUNNING_EXIT = 3  # of a status command, LSB init script actions
 
 def _render(states: list[ServiceState]) -> str:
     rows = [
-        (s.service.kind, s.service.cluster, s.service.id, s.state, s.pid or "-", "yes" if s.enabled else "no", s.service.path) for s in states
+        (
+            s.service.kind,
+            s.service.cluster,
+            s.service.id,
+            s.state,
+            s.pid or "-",
+            "yes" if s.enabled else "no",
+            s.service.path,
+        )
+        for s in states
     ]
     return table(("KIND", "CLUSTER", "ID", "STATE", "PID", "BOOT", "PATH"), rows, left=(0, 1, 2, 3, 5, 6), gap="  ")
 
@@ -52,7 +62,10 @@ def service(ctx: Context) -> int:
     if ctx.args.enabled:
         chosen = [s for s in chosen if manager.enabled(s)]
     if not chosen and action in ("start", "restart", "enable") and not ctx.args.enabled:
-        raise VstorError(ErrorCode.NOT_FOUND, f"no {' '.join(words)} service on this node — make one first: vstorctl make-mds, make-cs or mount")
+        raise VstorError(
+            ErrorCode.NOT_FOUND,
+            f"no {' '.join(words)} service on this node — make one first: vstorctl make-mds, make-cs or mount",
+        )
     if action == "status":
         return _status(ctx, manager, chosen)
     if action in ("enable", "disable"):
@@ -100,7 +113,9 @@ def _run(ctx: Context, manager: mgr.Manager, chosen: list[Service], action: str)
     if ctx.json_wanted:
         after = mgr.states(manager, chosen)
         changed = [s.service.name for s in after if action == "restart" or before[s.service.name] != s.state]
-        ctx.emit({"changed": changed, "services": [s.to_json() for s in after], "errors": [f.message for f in failures]}, "")
+        ctx.emit(
+            {"changed": changed, "services": [s.to_json() for s in after], "errors": [f.message for f in failures]}, ""
+        )
     for failure in failures[:-1]:
         ctx.warn(failure.message)
     if failures:
@@ -111,16 +126,24 @@ def _run(ctx: Context, manager: mgr.Manager, chosen: list[Service], action: str)
 def _exec(words: list[str]) -> int:
     """Become the daemon of a service: what units run. The instance is CLUSTER.ID."""
     if len(words) != 2 or words[0] not in registry.KINDS or "." not in words[1]:
-        raise VstorError(ErrorCode.USAGE, "service exec needs a kind and CLUSTER.ID — for example: vstorctl service exec cs test_cluster.1025")
+        raise VstorError(
+            ErrorCode.USAGE,
+            "service exec needs a kind and CLUSTER.ID — for example: vstorctl service exec cs test_cluster.1025",
+        )
     kind, (cluster, _, ident) = words[0], words[1].partition(".")
     found = next((s for s in registry.list_services(cluster) if s.kind == kind and s.id == ident), None)
     if found is None:
-        raise VstorError(ErrorCode.NOT_FOUND, f"no service {kind} {ident} of cluster {cluster!r} on this node — see vstorctl list-services")
+        raise VstorError(
+            ErrorCode.NOT_FOUND,
+            f"no service {kind} {ident} of cluster {cluster!r} on this node — see vstorctl list-services",
+        )
     if os.geteuid() == 0:
         make_daemon_dir(paths.run_dir())
         make_daemon_dir(paths.log_dir())
     user = daemon_user()
-    argv = program(kind) + files.daemon_arguments(found, paths.log_dir() / f"{files.program_name(found)}.log", user.pw_name if user else None)
+    argv = program(kind) + files.daemon_arguments(
+        found, paths.log_dir() / f"{files.program_name(found)}.log", user.pw_name if user else None
+    )
     os.execvp(argv[0], argv)
 
 
@@ -136,7 +159,14 @@ def _install(ctx: Context) -> int:
 
 def _mount_options(ctx: Context) -> list[str]:
     args = ctx.args
-    pairs = (("-C", args.cache), ("-R", args.cache_mb), ("-u", args.user), ("-g", args.group), ("-m", args.mode), ("-o", args.options))
+    pairs = (
+        ("-C", args.cache),
+        ("-R", args.cache_mb),
+        ("-u", args.user),
+        ("-g", args.group),
+        ("-m", args.mode),
+        ("-o", args.options),
+    )
     return [word for flag, value in pairs if value is not None for word in (flag, str(value))]
 
 
@@ -173,7 +203,7 @@ def umount(ctx: Context) -> int:
     manager = mgr.choose_manager()
     found = [s for s in registry.list_services(ctx.cluster_or_none) if s.kind == "mount" and s.path == point]
     if not found:
-        here = any(m.mountpoint == point for m in mgr.mounts())
+        here = any(m.mountpoint == point for m in mounts())
         error = mgr.unmount(point) if here else None
         if error is not None:
             raise error
@@ -190,7 +220,13 @@ def umount(ctx: Context) -> int:
     return 0
 
 
-DEADLINE = Opt("--deadline", metavar="SECONDS", type=float, default=mgr.START_DEADLINE_S, help="how long to wait until ready (default: 60)")
+DEADLINE = Opt(
+    "--deadline",
+    metavar="SECONDS",
+    type=float,
+    default=mgr.START_DEADLINE_S,
+    help="how long to wait until ready (default: 60)",
+)
 
 COMMANDS = (
     Command(
@@ -214,15 +250,30 @@ COMMANDS = (
         ),
         run=service,
         options=(
-            Opt("action", choices=ACTIONS, metavar="ACTION", help="start, stop, restart, status, enable, disable, install or exec"),
-            Opt("what", nargs="*", metavar="WHAT", help="mds, cs, mount, etcd, all, or ids as list-services shows them (default: all)"),
+            Opt(
+                "action",
+                choices=ACTIONS,
+                metavar="ACTION",
+                help="start, stop, restart, status, enable, disable, install or exec",
+            ),
+            Opt(
+                "what",
+                nargs="*",
+                metavar="WHAT",
+                help="mds, cs, mount, etcd, all, or ids as list-services shows them (default: all)",
+            ),
             Opt("--enabled", action="store_true", help="only those that start at boot"),
             DEADLINE,
             Opt("--root", metavar="DIR", default="/", help="install: root of the file tree (default: /)"),
         ),
         needs_cluster=False,
         needs_root=True,
-        examples=("vstorctl service start mds", "vstorctl service enable mds", "vstorctl -c test_cluster service restart 1025", "vstorctl service status"),
+        examples=(
+            "vstorctl service start mds",
+            "vstorctl service enable mds",
+            "vstorctl -c test_cluster service restart 1025",
+            "vstorctl service status",
+        ),
     ),
     Command(
         name="mount",
@@ -251,7 +302,11 @@ COMMANDS = (
         run=umount,
         options=(
             Opt("mountpoint", metavar="DIR", help="where it is mounted"),
-            Opt("--keep", action="store_true", help="keep the registration: it is mounted again at the next boot or service start"),
+            Opt(
+                "--keep",
+                action="store_true",
+                help="keep the registration: it is mounted again at the next boot or service start",
+            ),
         ),
         needs_cluster=False,
         needs_root=True,

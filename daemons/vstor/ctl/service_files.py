@@ -15,7 +15,15 @@ from vstor.services import Service
 PROGRAMS = {"etcd": "vstor-etcd", "mds": "vstor-mdsd", "cs": "vstor-csd", "mount": "vstor-mount"}
 # Seconds between SIGTERM and SIGKILL: an MDS hands over, a CS empties its journal, a client flushes dirty data.
 STOP_S = {"etcd": 20, "mds": 20, "cs": 60, "mount": 120}
-ENVIRONMENT = ("VSTOR_ETC", "VSTOR_RUN", "VSTOR_LOG", "VSTOR_STATE", "VSTOR_USER", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE")
+ENVIRONMENT = (
+    "VSTOR_ETC",
+    "VSTOR_RUN",
+    "VSTOR_LOG",
+    "VSTOR_STATE",
+    "VSTOR_USER",
+    "PYTHONPATH",
+    "PYTHONDONTWRITEBYTECODE",
+)
 SUPERVISOR_RETRIES = 1_000_000_000  # the delay between two starts grows by a second each time; it is never given up
 UNITS_DIR = Path(__file__).with_name("units")
 
@@ -53,14 +61,25 @@ def daemon_arguments(service: Service, log_file: Path, user: str | None) -> list
     if service.kind == "etcd":
         return ["-r", service.path]
     if service.kind == "mount":
-        return ["-c", service.cluster, "-f", "-l", str(log_file), *[str(o) for o in service.extra.get("options", [])], service.path]
+        return [
+            "-c",
+            service.cluster,
+            "-f",
+            "-l",
+            str(log_file),
+            *[str(o) for o in service.extra.get("options", [])],
+            service.path,
+        ]
     return ["-r", service.path, *(["-u", user] if user else []), "-l", str(log_file)]
 
 
 def check_plain(text: str) -> str:
     """The text, if it can stand in the files of service managers. Raises INVALID."""
     if re.search(r"[\x00-\x1f\x7f]|\s[;#]", text):
-        raise VstorError(ErrorCode.INVALID, f"{text!r} cannot be run as a service — take a path without control characters, ' ;' and ' #'")
+        raise VstorError(
+            ErrorCode.INVALID,
+            f"{text!r} cannot be run as a service — take a path without control characters, ' ;' and ' #'",
+        )
     return text
 
 
@@ -68,14 +87,19 @@ def _supervisor_quote(argv: list[str]) -> str:
     return shlex.join(check_plain(a) for a in argv).replace("%", "%%")
 
 
-def supervisor_program(service: Service, argv: list[str], log_dir: Path, environment: Mapping[str, str], user: str | None) -> str:
+def supervisor_program(
+    service: Service, argv: list[str], log_dir: Path, environment: Mapping[str, str], user: str | None
+) -> str:
     """The conf.d file of one service.
 
     Args:
         user: supervisord switches to it before it starts the program; None: the program does that itself, or stays.
     """
     name = program_name(service)
-    pairs = ",".join('{}="{}"'.format(k, check_plain(v).replace("%", "%%").replace('"', '\\"')) for k, v in sorted(environment.items()))
+    pairs = ",".join(
+        '{}="{}"'.format(k, check_plain(v).replace("%", "%%").replace('"', '\\"'))
+        for k, v in sorted(environment.items())
+    )
     # A client that was unmounted by hand (exit 0) stays so; anything else comes back.
     restart = "unexpected" if service.kind == "mount" else "true"
     lines = [

@@ -30,7 +30,14 @@ START_DEADLINE_S = 60.0
 POLL_S = 0.1
 UMOUNT_S = 120.0
 # What a kind means when an operator names it: an MDS needs the etcd member made with it.
-GROUPS = {"mds": ("etcd", "mds"), "cs": ("cs",), "mount": ("mount",), "client": ("mount",), "etcd": ("etcd",), "all": KINDS}
+GROUPS = {
+    "mds": ("etcd", "mds"),
+    "cs": ("cs",),
+    "mount": ("mount",),
+    "client": ("mount",),
+    "etcd": ("etcd",),
+    "all": KINDS,
+}
 
 
 class Manager(Protocol):
@@ -54,7 +61,9 @@ class Manager(Protocol):
 
 def choose_manager() -> Manager:
     """systemd where it is PID 1 (sd_booted(3)), else supervisord; $VSTOR_SERVICE_MANAGER decides otherwise."""
-    wanted = os.environ.get("VSTOR_SERVICE_MANAGER") or ("systemd" if Path("/run/systemd/system").is_dir() else "supervisor")
+    wanted = os.environ.get("VSTOR_SERVICE_MANAGER") or (
+        "systemd" if Path("/run/systemd/system").is_dir() else "supervisor"
+    )
     if wanted == "systemd":
         return Systemd()
     if wanted == "supervisor":
@@ -67,7 +76,11 @@ def select(services: list[Service], selector: str) -> list[Service]:
     if selector in GROUPS:
         return [s for s in services if s.kind in GROUPS[selector]]
     wanted = selector.rpartition("#")[2]
-    found = [s for s in services if wanted in (s.id, s.name, files.program_name(s)) or (s.kind == "mount" and s.path == selector.rstrip("/"))]
+    found = [
+        s
+        for s in services
+        if wanted in (s.id, s.name, files.program_name(s)) or (s.kind == "mount" and s.path == selector.rstrip("/"))
+    ]
     if not found:
         known = ", ".join(s.name for s in services) or "none"
         raise VstorError(ErrorCode.NOT_FOUND, f"no service {selector!r} on this node — there are: {known}")
@@ -134,7 +147,9 @@ def daemon_error(service: Service, line: str | None, exit_status: int, hint: str
     return VstorError(code, f"{service.name} does not run: {said} — log: {hint}")
 
 
-def start(manager: Manager, services: list[Service], deadline_s: float = START_DEADLINE_S, say: Callable[[str], None] = print) -> list[VstorError]:
+def start(
+    manager: Manager, services: list[Service], deadline_s: float = START_DEADLINE_S, say: Callable[[str], None] = print
+) -> list[VstorError]:
     """Start what does not run, kind by kind, those of a kind at the same time; wait until each is ready. The failures, in order."""
     failures: list[VstorError] = []
     if services:
@@ -145,7 +160,9 @@ def start(manager: Manager, services: list[Service], deadline_s: float = START_D
     return failures
 
 
-def _start_group(manager: Manager, group: list[Service], deadline_s: float, say: Callable[[str], None]) -> list[VstorError]:
+def _start_group(
+    manager: Manager, group: list[Service], deadline_s: float, say: Callable[[str], None]
+) -> list[VstorError]:
     failures: list[VstorError] = []
     waiting: dict[str, Service] = {}
     marks: dict[str, int] = {}
@@ -153,7 +170,16 @@ def _start_group(manager: Manager, group: list[Service], deadline_s: float, say:
     for service in group:
         state = state_of(manager, service)
         if state.state == RUNNING:
-            say(f"{service.name}: already runs" + ("" if state.managed else f" (pid {state.pid}, started by hand)" if state.pid else " (mounted by hand)"))
+            say(
+                f"{service.name}: already runs"
+                + (
+                    ""
+                    if state.managed
+                    else f" (pid {state.pid}, started by hand)"
+                    if state.pid
+                    else " (mounted by hand)"
+                )
+            )
             continue
         if service.kind == "mount":
             Path(service.path).mkdir(parents=True, exist_ok=True)
@@ -176,7 +202,10 @@ def _start_group(manager: Manager, group: list[Service], deadline_s: float, say:
                 del waiting[name]
                 line = manager.last_error(service, marks[name])
                 failures.append(
-                    VstorError(ErrorCode.TIMED_OUT, f"{name} is not ready after {deadline_s:.0f} s{': ' + line if line else ''} — log: {manager.log_hint(service)}")
+                    VstorError(
+                        ErrorCode.TIMED_OUT,
+                        f"{name} is not ready after {deadline_s:.0f} s{': ' + line if line else ''} — log: {manager.log_hint(service)}",
+                    )
                 )
         if waiting:
             time.sleep(POLL_S)
@@ -224,13 +253,25 @@ def _unmount_group(manager: Manager, group: list[Service], say: Callable[[str], 
 def unmount(mountpoint: str) -> VstorError | None:
     """umount(8), not lazily: nothing that is in use is torn away. The failure, if any."""
     try:
-        done = subprocess.run(["umount", mountpoint], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=UMOUNT_S, check=False)
+        done = subprocess.run(
+            ["umount", mountpoint],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=UMOUNT_S,
+            check=False,
+        )
     except subprocess.TimeoutExpired:
-        return VstorError(ErrorCode.TIMED_OUT, f"{mountpoint}: umount does not end, data may wait for the cluster — see vstorctl status")
+        return VstorError(
+            ErrorCode.TIMED_OUT,
+            f"{mountpoint}: umount does not end, data may wait for the cluster — see vstorctl status",
+        )
     if done.returncode == 0:
         return None
     if "busy" in done.stderr:
-        return VstorError(ErrorCode.BUSY, f"{mountpoint} is in use — end the programs that use it: fuser -vm {mountpoint}")
+        return VstorError(
+            ErrorCode.BUSY, f"{mountpoint} is in use — end the programs that use it: fuser -vm {mountpoint}"
+        )
     return VstorError(ErrorCode.IO_ERROR, f"cannot unmount {mountpoint}: {done.stderr.strip()}")
 
 
@@ -259,13 +300,19 @@ def _stop_group(manager: Manager, group: list[Service], say: Callable[[str], Non
                 say(f"{name}: stopped")
             elif time.monotonic() > deadline:
                 del waiting[name]
-                failures.append(VstorError(ErrorCode.TIMED_OUT, f"{name} does not stop (pid {info.pid}) — log: {manager.log_hint(service)}"))
+                failures.append(
+                    VstorError(
+                        ErrorCode.TIMED_OUT, f"{name} does not stop (pid {info.pid}) — log: {manager.log_hint(service)}"
+                    )
+                )
         if waiting:
             time.sleep(POLL_S)
     return failures
 
 
-def restart(manager: Manager, services: list[Service], deadline_s: float, say: Callable[[str], None]) -> list[VstorError]:
+def restart(
+    manager: Manager, services: list[Service], deadline_s: float, say: Callable[[str], None]
+) -> list[VstorError]:
     """Stop, then start. What did not stop is not started."""
     return stop(manager, services, say) or start(manager, services, deadline_s, say)
 

@@ -50,7 +50,9 @@ class Command:
     examples: tuple[str, ...] = ()
 
 
-FORMAT = Opt("--format", choices=("text", "json"), default="text", help="output for people or for programs (default: text)")
+FORMAT = Opt(
+    "--format", choices=("text", "json"), default="text", help="output for people or for programs (default: text)"
+)
 CLUSTER = Opt("-c", "--cluster", metavar="NAME", help="name of the cluster (default: $VSTOR_NAME or $PSTORAGE_NAME)")
 QUIET = Opt("-q", "--quiet", action="store_true", help="print results only, no progress")
 TIMEOUT = Opt("--timeout", metavar="SECONDS", type=float, help="how long to wait for an MDS to answer (default: 30)")

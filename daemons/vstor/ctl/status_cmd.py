@@ -77,7 +77,14 @@ COMMANDS = (
         run=top,
         options=(
             NUMERIC,
-            Opt("-T", "--interval-ms", type=_positive, default=2000, metavar="MS", help="time between two pages (default: 2000)"),
+            Opt(
+                "-T",
+                "--interval-ms",
+                type=_positive,
+                default=2000,
+                metavar="MS",
+                help="time between two pages (default: 2000)",
+            ),
             Opt("--iterations", type=int, default=0, metavar="N", help="end after N pages (default: 0, never)"),
             BOOTSTRAP,
         ),

@@ -7,7 +7,20 @@ from typing import Any
 from vstor.ctl.output import percent, table
 from vstor.units import format_duration, format_size
 
-CHUNK_STATES = ("healthy", "degraded", "urgent", "blocked", "pending", "offline", "standby", "replicating", "overcommitted", "deleting", "void", "unique")
+CHUNK_STATES = (
+    "healthy",
+    "degraded",
+    "urgent",
+    "blocked",
+    "pending",
+    "offline",
+    "standby",
+    "replicating",
+    "overcommitted",
+    "deleting",
+    "void",
+    "unique",
+)
 CHUNKS_A_LINE = 3
 # Any of these above zero means that data are at risk or not to be had.
 BAD_CHUNK_STATES = ("urgent", "blocked", "pending", "offline")
@@ -80,7 +93,10 @@ def _chunk_lines(chunks: dict[str, int]) -> list[str]:
     cells = [f"{chunks[name]} ({percent(chunks[name], total)}) {name}" for name in CHUNK_STATES if name in chunks]
     lines = [", ".join(cells[i : i + CHUNKS_A_LINE]) for i in range(0, len(cells), CHUNKS_A_LINE)]
     head = f"Chunks: [{word}] "
-    return [(head if i == 0 else " " * len(head)) + line + ("," if i < len(lines) - 1 else "") for i, line in enumerate(lines)]
+    return [
+        (head if i == 0 else " " * len(head)) + line + ("," if i < len(lines) - 1 else "")
+        for i, line in enumerate(lines)
+    ]
 
 
 def _mds_table(mds: list[dict[str, Any]], size: Any) -> str:
@@ -122,14 +138,30 @@ def _cs_table(cs: list[dict[str, Any]], size: Any) -> str:
         )
         for c in sorted(cs, key=lambda c: c["id"])
     ]
-    header = ("CSID", "STATUS", "SPACE", "FREE", "REPLICAS", "UNIQUE", "IOWAIT", "IOLAT(ms)", "QDEPTH", "JRN_FULL", "FLAGS", "TIER", "HOST")
+    header = (
+        "CSID",
+        "STATUS",
+        "SPACE",
+        "FREE",
+        "REPLICAS",
+        "UNIQUE",
+        "IOWAIT",
+        "IOLAT(ms)",
+        "QDEPTH",
+        "JRN_FULL",
+        "FLAGS",
+        "TIER",
+        "HOST",
+    )
     return table(header, rows, left=(1, 10, 12))
 
 
 def _clients_table(clients: list[dict[str, Any]]) -> str:
     if not clients:
         return ""
-    rows = [(c["session_id"], c.get("leases", 0), c.get("pid", 0), c.get("name", ""), c.get("host", "")) for c in clients]
+    rows = [
+        (c["session_id"], c.get("leases", 0), c.get("pid", 0), c.get("name", ""), c.get("host", "")) for c in clients
+    ]
     return table(("CLID", "LEASES", "PID", "NAME", "HOST"), sorted(rows), left=(3, 4))
 
 

@@ -95,7 +95,9 @@ class Supervisor:
     def _ensure(self) -> None:
         """Start supervisord unless it runs. Raises CONFIG, TIMED_OUT."""
         if len(os.fsencode(self._socket)) > SOCKET_PATH_BYTES_MAX:
-            raise VstorError(ErrorCode.CONFIG, f"{self._socket}: too long for a socket — set VSTOR_RUN to a shorter directory")
+            raise VstorError(
+                ErrorCode.CONFIG, f"{self._socket}: too long for a socket — set VSTOR_RUN to a shorter directory"
+            )
         make_daemon_dir(paths.run_dir())
         make_daemon_dir(paths.log_dir())
         with _lock(paths.run_dir() / "supervisor.lock"):
@@ -103,25 +105,41 @@ class Supervisor:
                 return
             _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
             open_files = OPEN_FILES if os.geteuid() == 0 or hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
-            conf = files.supervisord_conf(paths.etc_dir(), paths.run_dir(), paths.log_dir(), open_files, os.geteuid() == 0)
+            conf = files.supervisord_conf(
+                paths.etc_dir(), paths.run_dir(), paths.log_dir(), open_files, os.geteuid() == 0
+            )
             write_if_changed(self._conf, conf)
             (paths.etc_dir() / "supervisor.d").mkdir(exist_ok=True)
             environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME")}
             done = subprocess.run(
-                [_supervisord(), "-c", str(self._conf)], env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=START_S
+                [_supervisord(), "-c", str(self._conf)],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=START_S,
+                check=False,
             )
             if done.returncode:
                 reason = (done.stderr or done.stdout).strip().splitlines()
-                raise VstorError(ErrorCode.CONFIG, f"supervisord does not start: {reason[-1] if reason else done.returncode} — see {paths.log_dir()}")
+                raise VstorError(
+                    ErrorCode.CONFIG,
+                    f"supervisord does not start: {reason[-1] if reason else done.returncode} — see {paths.log_dir()}",
+                )
             deadline = time.monotonic() + START_S
             while not self.alive():
                 if time.monotonic() > deadline:
-                    raise VstorError(ErrorCode.TIMED_OUT, f"supervisord does not answer on {self._socket} — see {paths.log_dir() / 'supervisord.log'}")
+                    raise VstorError(
+                        ErrorCode.TIMED_OUT,
+                        f"supervisord does not answer on {self._socket} — see {paths.log_dir() / 'supervisord.log'}",
+                    )
                 time.sleep(0.05)
 
     def finish(self) -> None:
         """End supervisord when nothing runs under it any more."""
-        if self.alive() and not any(p["statename"] in ("RUNNING", "STARTING", "BACKOFF", "STOPPING") for p in self._rpc.getAllProcessInfo()):
+        if self.alive() and not any(
+            p["statename"] in ("RUNNING", "STARTING", "BACKOFF", "STOPPING") for p in self._rpc.getAllProcessInfo()
+        ):
             self._rpc.shutdown()
 
     # --- services
@@ -134,7 +152,9 @@ class Supervisor:
         with _lock(paths.run_dir() / "supervisor.lock"):
             for service in services:
                 become = user.pw_name if user and service.kind in ("mds", "cs") else None
-                argv = program(service.kind) + files.daemon_arguments(service, paths.log_dir() / f"{files.program_name(service)}.log", become)
+                argv = program(service.kind) + files.daemon_arguments(
+                    service, paths.log_dir() / f"{files.program_name(service)}.log", become
+                )
                 switch = user.pw_name if user and service.kind == "etcd" else None
                 text = files.supervisor_program(service, argv, paths.log_dir(), environment, switch)
                 write_if_changed(paths.etc_dir() / "supervisor.d" / f"{files.program_name(service)}.conf", text)
@@ -149,7 +169,9 @@ class Supervisor:
                     self._rpc.addProcessGroup(name)
                 except xmlrpc.client.Fault as fault:
                     if fault.faultCode != ALREADY_ADDED:
-                        raise VstorError(ErrorCode.CONFIG, f"supervisord does not take {name}: {fault.faultString}") from fault
+                        raise VstorError(
+                            ErrorCode.CONFIG, f"supervisord does not take {name}: {fault.faultString}"
+                        ) from fault
 
     def start(self, service: Service) -> None:
         """Begin to start; `info` tells how it goes."""
@@ -157,7 +179,9 @@ class Supervisor:
             self._rpc.startProcess(files.program_name(service), False)
         except xmlrpc.client.Fault as fault:
             if fault.faultCode != ALREADY_STARTED:
-                raise VstorError(ErrorCode.CONFIG, f"supervisord does not start {service.name}: {fault.faultString}") from fault
+                raise VstorError(
+                    ErrorCode.CONFIG, f"supervisord does not start {service.name}: {fault.faultString}"
+                ) from fault
 
     def stop(self, service: Service) -> None:
         """Begin to stop."""
@@ -165,7 +189,9 @@ class Supervisor:
             self._rpc.stopProcess(files.program_name(service), False)
         except (OSError, xmlrpc.client.Fault) as exc:
             if isinstance(exc, xmlrpc.client.Fault) and exc.faultCode not in (NOT_RUNNING, BAD_NAME):
-                raise VstorError(ErrorCode.CONFIG, f"supervisord does not stop {service.name}: {exc.faultString}") from exc
+                raise VstorError(
+                    ErrorCode.CONFIG, f"supervisord does not stop {service.name}: {exc.faultString}"
+                ) from exc
 
     def info(self, service: Service) -> ProcessInfo:
         """What supervisord knows of the process."""
@@ -210,7 +236,9 @@ class Supervisor:
                 self._rpc.removeProcessGroup(name)
             except xmlrpc.client.Fault as fault:
                 if fault.faultCode != BAD_NAME:
-                    raise VstorError(ErrorCode.CONFIG, f"supervisord does not forget {name}: {fault.faultString}") from fault
+                    raise VstorError(
+                        ErrorCode.CONFIG, f"supervisord does not forget {name}: {fault.faultString}"
+                    ) from fault
 
     # --- at boot
 
@@ -244,10 +272,16 @@ def write_if_changed(path: Path, text: str) -> bool:
 
 
 def _supervisord() -> str:
-    for candidate in (str(Path(sys.executable).with_name("supervisord")), shutil.which("supervisord"), "/usr/bin/supervisord"):
+    for candidate in (
+        str(Path(sys.executable).with_name("supervisord")),
+        shutil.which("supervisord"),
+        "/usr/bin/supervisord",
+    ):
         if candidate and os.access(candidate, os.X_OK):
             return candidate
-    raise VstorError(ErrorCode.CONFIG, "supervisord is not installed and PID 1 is not systemd — apt-get install supervisor")
+    raise VstorError(
+        ErrorCode.CONFIG, "supervisord is not installed and PID 1 is not systemd — apt-get install supervisor"
+    )
 
 
 @contextmanager

@@ -20,7 +20,14 @@ from vstor.services import Service
 COMMAND_S = 180.0
 JOURNAL_LINES = 20
 
-_STATES = {"active": RUNNING, "reloading": RUNNING, "activating": STARTING, "deactivating": STOPPING, "inactive": STOPPED, "failed": FAILED}
+_STATES = {
+    "active": RUNNING,
+    "reloading": RUNNING,
+    "activating": STARTING,
+    "deactivating": STOPPING,
+    "inactive": STOPPED,
+    "failed": FAILED,
+}
 
 Run = Callable[[list[str]], "subprocess.CompletedProcess[str]"]
 
@@ -28,7 +35,9 @@ Run = Callable[[list[str]], "subprocess.CompletedProcess[str]"]
 def run_command(argv: list[str]) -> subprocess.CompletedProcess[str]:
     """A command with its output. Raises CONFIG when it is not there, TIMED_OUT."""
     try:
-        return subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=COMMAND_S, check=False)
+        return subprocess.run(
+            argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=COMMAND_S, check=False
+        )
     except FileNotFoundError:
         raise VstorError(ErrorCode.CONFIG, f"{argv[0]} is not there though systemd runs — install it") from None
     except subprocess.TimeoutExpired:
@@ -52,7 +61,9 @@ class Systemd:
         done = self._run(["systemctl", *args])
         if done.returncode:
             lines = done.stderr.strip().splitlines()
-            raise VstorError(ErrorCode.CONFIG, f"systemctl {' '.join(args)}: {lines[0] if lines else f'exit {done.returncode}'}")
+            raise VstorError(
+                ErrorCode.CONFIG, f"systemctl {' '.join(args)}: {lines[0] if lines else f'exit {done.returncode}'}"
+            )
         return done.stdout
 
     def prepare(self, services: list[Service]) -> None:
@@ -82,7 +93,18 @@ class Systemd:
 
     def info(self, service: Service) -> ProcessInfo:
         """What systemd knows of the unit."""
-        text = self._systemctl("show", "-p", "ActiveState", "-p", "SubState", "-p", "MainPID", "-p", "ExecMainStatus", files.unit_name(service))
+        text = self._systemctl(
+            "show",
+            "-p",
+            "ActiveState",
+            "-p",
+            "SubState",
+            "-p",
+            "MainPID",
+            "-p",
+            "ExecMainStatus",
+            files.unit_name(service),
+        )
         values = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
         active = values.get("ActiveState", "inactive")
         # Between two starts a unit is "activating (auto-restart)": it has failed, though it will be tried again.
@@ -96,7 +118,21 @@ class Systemd:
 
     def last_error(self, service: Service, mark: int) -> str | None:
         """The program's last line in the journal."""
-        done = self._run(["journalctl", "-q", "-o", "cat", "-n", str(JOURNAL_LINES), "--no-pager", "-t", files.PROGRAMS[service.kind], "-u", files.unit_name(service)])
+        done = self._run(
+            [
+                "journalctl",
+                "-q",
+                "-o",
+                "cat",
+                "-n",
+                str(JOURNAL_LINES),
+                "--no-pager",
+                "-t",
+                files.PROGRAMS[service.kind],
+                "-u",
+                files.unit_name(service),
+            ]
+        )
         lines = [line.strip() for line in done.stdout.splitlines() if line.strip()]
         return next((line for line in reversed(lines) if line.startswith("vstor")), lines[-1] if lines else None)
 

@@ -7,7 +7,11 @@ from pathlib import Path
 from vstor.ctl.programs import vstorctl
 from vstor.errors import from_os_error
 
-SCRIPTS = {"vstor-mdsd": ("mds", "metadata servers"), "vstor-csd": ("cs", "chunk servers"), "vstor-client": ("mount", "mounts")}
+SCRIPTS = {
+    "vstor-mdsd": ("mds", "metadata servers"),
+    "vstor-csd": ("cs", "chunk servers"),
+    "vstor-client": ("mount", "mounts"),
+}
 
 
 def script(name: str, program: str) -> str:
