@@ -1,0 +1,74 @@
+"""What a heartbeat and the metrics endpoint say: pure functions over counters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+# Error letters (FEATURES.md B23): they follow the letters of what is in use.
+LETTER_IO_ERROR, LETTER_CHECKSUM, LETTER_JOURNAL, LETTER_TIMEOUT = "H", "h", "S", "T"
+NS_PER_MS = 1e6
+
+
+@dataclass
+class Health:
+    """What went wrong since the start."""
+
+    letters: set[str] = field(default_factory=set)
+
+    def note(self, letter: str) -> bool:
+        """True the first time."""
+        new = letter not in self.letters
+        self.letters.add(letter)
+        return new
+
+
+def flags(journal_apart: bool, direct: bool, journal_clean: bool, letters: set[str]) -> str:
+    """J journal on a device of its own, C checksums, D direct I/O, c the journal was clean at start, then error letters."""
+    base = ("J" if journal_apart else "") + "C" + ("D" if direct else "") + ("c" if journal_clean else "")
+    return base + "".join(letter for letter in "HhSsRT" if letter in letters)
+
+
+def latency_ms(now: Mapping[str, int], before: Mapping[str, int]) -> tuple[float, float]:
+    """(average, maximum) latency of reads, writes and syncs since `before`. The maxima are of the last reading anyway."""
+    operations = sum(now[k] - before.get(k, 0) for k in ("reads", "writes", "syncs"))
+    total_ns = sum(now[k] - before.get(k, 0) for k in ("read_ns_sum", "write_ns_sum", "sync_ns_sum"))
+    worst_ns = max(now[k] for k in ("read_ns_max", "write_ns_max", "sync_ns_max"))
+    average_ms = total_ns / operations / NS_PER_MS if operations > 0 else 0.0
+    return round(average_ms, 3), round(worst_ns / NS_PER_MS, 3)
+
+
+def journal_full_percent(counters: Mapping[str, int]) -> float:
+    """Part of the journal that waits to be applied."""
+    size = counters["journal_bytes"]
+    return round(100 * counters["journal_used"] / size, 1) if size else 0.0
+
+
+GAUGES = frozenset({"connections", "journal_bytes", "journal_used", "inflight", "chunks", "written_blocks"})
+SKIPPED = frozenset({"read_ns_max", "write_ns_max", "sync_ns_max"})  # reset by reading them: the heartbeat does
+
+
+def render_metrics(labels: Mapping[str, str], counters: Mapping[str, int], extra: Mapping[str, float]) -> str:
+    """Prometheus text format 0.0.4. `extra`: further gauges (full names without the prefix)."""
+    label = ",".join(f'{key}="{_escape(value)}"' for key, value in sorted(labels.items()))
+    lines = []
+    for name, value in counters.items():
+        if name in SKIPPED:
+            continue
+        if name.endswith("_ns_sum"):
+            full, shown, kind = (
+                f"vstor_cs_{name.removesuffix('_ns_sum')}_seconds_total",
+                f"{value / 1e9:.6f}",
+                "counter",
+            )
+        else:
+            kind = "gauge" if name in GAUGES else "counter"
+            full, shown = f"vstor_cs_{name}" + ("" if kind == "gauge" else "_total"), str(value)
+        lines += [f"# TYPE {full} {kind}", f"{full}{{{label}}} {shown}"]
+    for name, number in extra.items():
+        lines += [f"# TYPE vstor_cs_{name} gauge", f"vstor_cs_{name}{{{label}}} {number:g}"]
+    return "\n".join(lines) + "\n"
+
+
+def _escape(value: str) -> str:
+    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
