@@ -50,7 +50,7 @@ class Host:
     @property
     def calls(self) -> list[tuple[str, list[str]]]:
         """Verbs that change something, with their arguments, since the last look."""
-        reading = {"status", "list-services", "get-attr", "get-config"}
+        reading = {"status", "discover", "list-services", "get-attr", "get-config"}
         found = [(c["verb"], c["argv"]) for c in self.state["calls"] if c["verb"] not in reading]
         self.update(calls=[])
         return found

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-READING = {"status", "list-services", "get-attr", "get-config"}
+READING = {"status", "discover", "list-services", "get-attr", "get-config"}
 
 
 def value_after(argv: list[str], flag: str, default: str = "") -> str:
@@ -34,6 +34,8 @@ def act(state: dict[str, Any], cluster: str, verb: str, argv: list[str]) -> Any:
     etc = Path(os.environ["VSTOR_ETC"]) / "clusters" / cluster
     if verb == "status":
         return state["status"]
+    if verb == "discover":
+        return [{"cluster": cluster, "cluster_id": state["status"]["cluster"]["id"], "authenticated": True, "mds": []}]
     if verb == "list-services":
         return state["services"]
     if verb in ("get-attr", "set-attr"):

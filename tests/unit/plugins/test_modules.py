@@ -190,8 +190,11 @@ def test_unknown_setting_is_refused(host: Host) -> None:
 def test_info(host: Host) -> None:
     done = host.run("vstor_info")
     assert (done["changed"], done["installed"], done["authenticated"], done["status"]) == (False, True, False, None)
+    assert done["cluster_id"] == ""
     host.authenticate()
-    assert host.run("vstor_info")["status"]["cluster"]["state"] == "healthy"
+    done = host.run("vstor_info")
+    assert done["status"]["cluster"]["state"] == "healthy"
+    assert done["cluster_id"] == "0" * 32
 
 
 ALL = {

@@ -97,6 +97,13 @@ class VstorCtl:
         root = os.environ.get("VSTOR_ETC", "/etc/vstor")
         return os.path.exists(os.path.join(root, "clusters", self.cluster, "node.crt"))
 
+    def cluster_id(self):
+        """Id of the cluster that this host belongs to, empty when it belongs to none. Asks no MDS."""
+        if not self.available or not self.authenticated():
+            return ""
+        found = [item for item in self.call("discover") if item.get("cluster") == self.cluster]
+        return found[0].get("cluster_id", "") if found else ""
+
     def status(self):
         """The cluster's status, or None when there is no cluster or no MDS answers."""
         if not self.available or not self.authenticated():

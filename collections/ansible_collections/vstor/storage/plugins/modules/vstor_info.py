@@ -35,6 +35,10 @@ authenticated:
   description: This host holds a certificate of the cluster.
   type: bool
   returned: always
+cluster_id:
+  description: Id of the cluster that this host belongs to, empty when it does not.
+  type: str
+  returned: always
 status:
   description: What vstorctl status prints, none when there is no cluster or no MDS answers.
   type: dict
@@ -58,6 +62,7 @@ def main():
         changed=False,
         installed=ctl.available,
         authenticated=ctl.authenticated(),
+        cluster_id=ctl.cluster_id(),
         status=ctl.status(),
         services=ctl.services(),
     )
