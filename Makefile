@@ -21,7 +21,8 @@ JOBS ?= $(shell nproc)
 BENCH_ARGS ?= vstor local
 
 PROGRAM_SOURCES := $(shell find daemons native -type f \( -name '*.py' -o -name '*.[ch]' -o -name '*.toml' -o -name '*.json' \
-	-o -name '*.cfg' -o -name '*.in' -o -name Makefile \) -not -path '*/build/*' -not -path '*/tests/*' -not -path '*/docs/*' \
+	-o -name '*.cfg' -o -name '*.html' -o -name '*.service' \
+	-o -name vstor-service -o -name Makefile \) -not -path '*/build/*' -not -path '*/tests/*' -not -path '*/docs/*' \
 	-not -path '*.egg-info/*' 2>/dev/null)
 PYTEST := PYTHONPATH=$(CURDIR)/daemons $(PY) -m pytest
 RUFF_PATHS := daemons native/wire native/cffi tests .make collections/ansible_collections/vstor/storage/plugins

@@ -59,6 +59,14 @@ def _answers(address: str) -> bool:
         return False
 
 
+def cluster_id_of(cluster: str) -> str:
+    """Id of a cluster as its certificate on this node says, empty where there is none. Raises DAMAGED."""
+    from vstor.net import pki
+
+    file = paths.cluster_dir(cluster) / "ca.crt"
+    return pki.read_ca_names(file.read_bytes(), str(file))[1] if file.exists() else ""
+
+
 def discover(ctx: Context) -> int:
     """Print the clusters this node knows of and which of their MDSs answer."""
     root = paths.etc_dir() / "clusters"
@@ -73,7 +81,12 @@ def discover(ctx: Context) -> int:
     for name in names:
         servers = [{"address": address, "answers": _answers(address)} for address in bootstrap_list(name)]
         found.append(
-            {"cluster": name, "authenticated": (paths.cluster_dir(name) / "node.crt").exists(), "mds": servers}
+            {
+                "cluster": name,
+                "cluster_id": cluster_id_of(name),
+                "authenticated": (paths.cluster_dir(name) / "node.crt").exists(),
+                "mds": servers,
+            }
         )
     rows = [
         (c["cluster"], "yes" if c["authenticated"] else "no", m["address"], "yes" if m["answers"] else "no")

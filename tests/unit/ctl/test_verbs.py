@@ -367,7 +367,7 @@ def test_discover(ctl: Ctl) -> None:
     (directory / "bs.list").write_text("# first\n127.0.0.9:1\n")
     (directory / "node.crt").write_text("")
     value = json.loads(ctl("discover", "--format", "json").out)
-    assert value == [{"cluster": "c", "authenticated": True, "mds": [{"address": "127.0.0.9:1", "answers": False}]}]
+    assert value == [{"cluster": "c", "cluster_id": "", "authenticated": True, "mds": [{"address": "127.0.0.9:1", "answers": False}]}]
 
 
 def test_report_holds_no_secret(ctl: Ctl, cluster: FakeCluster, tmp_path: Path) -> None:
