@@ -70,13 +70,18 @@ def drop_privileges(user: str) -> None:
 
 
 def raise_limits(files: int = 65536) -> None:
-    """Open files and locked memory (io_uring's registered buffers) as far as this process may."""
+    """Open files and locked memory (io_uring's registered buffers) as far as this process may.
+
+    Root without CAP_SYS_RESOURCE, as in containers, may not go above the hard limit (setrlimit(2)): then that is what there is.
+    """
     for which, wanted in ((resource.RLIMIT_NOFILE, files), (resource.RLIMIT_MEMLOCK, resource.RLIM_INFINITY)):
         _, hard = resource.getrlimit(which)
-        if os.geteuid() == 0:
+        unlimited = resource.RLIM_INFINITY
+        within = hard if wanted == unlimited else wanted if hard == unlimited else min(wanted, hard)
+        try:
             resource.setrlimit(which, (wanted, wanted))
-        elif hard != resource.RLIM_INFINITY:
-            resource.setrlimit(which, (min(wanted, hard) if wanted != resource.RLIM_INFINITY else hard, hard))
+        except (ValueError, PermissionError):
+            resource.setrlimit(which, (within, hard))
 
 
 async def serve_metrics(path: Path, render: Callable[[], str]) -> asyncio.Server:
