@@ -23,6 +23,7 @@ from vstor.ctl import service_files as files
 from vstor.ctl.ownership import daemon_user, make_daemon_dir
 from vstor.ctl.programs import program
 from vstor.ctl.service_state import FAILED, RUNNING, STARTING, STOPPED, STOPPING, ProcessInfo
+from vstor.daemon import raise_limits
 from vstor.errors import VstorError, from_os_error
 from vstor.services import Service
 
@@ -103,10 +104,10 @@ class Supervisor:
         with _lock(paths.run_dir() / "supervisor.lock"):
             if self.alive():
                 return
-            _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-            open_files = OPEN_FILES if os.geteuid() == 0 or hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+            raise_limits(OPEN_FILES)
+            soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
             conf = files.supervisord_conf(
-                paths.etc_dir(), paths.run_dir(), paths.log_dir(), open_files, os.geteuid() == 0
+                paths.etc_dir(), paths.run_dir(), paths.log_dir(), min(OPEN_FILES, soft), os.geteuid() == 0
             )
             write_if_changed(self._conf, conf)
             (paths.etc_dir() / "supervisor.d").mkdir(exist_ok=True)
@@ -121,10 +122,11 @@ class Supervisor:
                 check=False,
             )
             if done.returncode:
-                reason = (done.stderr or done.stdout).strip().splitlines()
+                lines = [line.strip() for line in (done.stderr + done.stdout).splitlines() if line.strip()]
+                said = next((line for line in lines if line.startswith("Error")), lines[0] if lines else "")
                 raise VstorError(
                     ErrorCode.CONFIG,
-                    f"supervisord does not start: {reason[-1] if reason else done.returncode} — see {paths.log_dir()}",
+                    f"supervisord does not start: {said or done.returncode} — see {self._conf} and {paths.log_dir()}",
                 )
             deadline = time.monotonic() + START_S
             while not self.alive():
