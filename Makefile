@@ -95,6 +95,11 @@ up: $(VENV)/stamp-up build/wheelhouse.id ## build, deploy and run the cluster of
 down: $(VENV)/stamp-up ## unmount and stop everything; data stays
 	@$(PLAYBOOK) playbooks/shutdown.yml -i $(INVENTORY) $(ARGS)
 
+.PHONY: purge
+purge: $(VENV)/stamp-up ## destroy the cluster CLUSTER with the id ID, with all its data
+	@$(PLAYBOOK) playbooks/purge.yml -i $(INVENTORY) $(if $(CLUSTER),-e vstor_purge_cluster=$(CLUSTER)) \
+		$(if $(ID),-e vstor_purge_cluster_id=$(ID)) $(ARGS)
+
 # --- tests --------------------------------------------------------------------------------------------------
 
 .PHONY: test-c
@@ -103,7 +108,8 @@ test-c: build/stamp-native build/stamp-dev ## tests of the C code
 
 .PHONY: test
 test: $(VENV)/stamp-dev build/stamp-native test-c ## all fast tests; brings what it needs, leaves /mnt/vstor alone
-	@$(PYTEST) tests/unit tests/component tests/cluster $(PYTEST_ARGS)
+	@$(PYTEST) -n $(JOBS) tests/unit $(PYTEST_ARGS)
+	@$(PYTEST) $(wildcard tests/component tests/cluster) $(PYTEST_ARGS)
 
 .PHONY: asan
 asan: $(VENV)/stamp-dev ## C tests under address and undefined-behaviour sanitizers

@@ -121,8 +121,13 @@ async def wait_for_signal() -> signal.Signals:
     """Returns the first SIGTERM or SIGINT."""
     loop = asyncio.get_running_loop()
     got: asyncio.Future[signal.Signals] = loop.create_future()
+
+    def take(sig: signal.Signals) -> None:
+        if not got.done():
+            got.set_result(sig)
+
     for sig in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(sig, lambda s=sig: got.done() or got.set_result(s))
+        loop.add_signal_handler(sig, take, sig)
     return await got
 
 
