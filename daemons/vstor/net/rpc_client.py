@@ -97,12 +97,14 @@ class MdsClient:
         *,
         deadline_s: float | None = None,
         retry: bool = True,
+        on_id: Callable[[int], None] | None = None,
     ) -> m.ReplyBody:
         """Send to the leader and wait for the answer.
 
         Args:
             deadline_s: None waits for ever.
             retry: after a lost connection or a transient refusal, send again with the same id until the deadline.
+            on_id: told the id of the request (for LockCancel).
         Raises: VstorError by the Failure's code; TIMED_OUT or UNREACHABLE at the deadline (the request may have been done);
             DISCONNECTED without `retry`.
         """
@@ -112,6 +114,8 @@ class MdsClient:
             raise VstorError(ErrorCode.LIMIT, f"more than {PENDING_MAX} requests to the MDS wait")
         self.start()
         request_id = self._take_id()
+        if on_id is not None:
+            on_id(request_id)
         try:
             async with asyncio.timeout(deadline_s):
                 return await self._call(request_id, body, retry)

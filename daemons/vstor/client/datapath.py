@@ -1,0 +1,217 @@
+"""What the engine asks for: chunk maps, access to chunk servers, new maps after failures, commits.
+
+DESIGN: one task for each thing asked; each retries as long as the error is retryable (R10: an outage freezes, it does not fail), and only
+the requests parked on that chunk wait (P6).  What is final ends them with vst_file_fail.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+from typing import Any
+
+from vstor.client.engine import Engine
+from vstor.client.inodes import Inode, InodeTable
+from vstor.client.leases import Leases, collect
+from vstor.client.session import Session
+from vstor.client.tasks import Tasks
+from vstor.codes_gen import ErrorCode
+from vstor.errors import VstorError
+from vstor.client import engine_api as cl
+from vstor.proto import messages as m
+from vstor.proto.messages import EXCLUSIVE, NONE
+
+log = logging.getLogger(__name__)
+
+READ_AHEAD_CHUNKS = 16  # maps fetched at once for reading
+WRITE_AHEAD_CHUNKS = 2  # allocated at once, from the second chunk on
+BACKOFF_S_MIN, BACKOFF_S_MAX = 0.05, 2.0
+BAD_BLOCKS_IN_FLIGHT_MAX = 64
+
+
+class DataPath:
+    """Handlers of engine events that need the MDS. Concurrency: one event loop."""
+
+    def __init__(
+        self, table: InodeTable, session: Session, engine: Engine, leases: Leases, tasks: Tasks, *, wait_for_space: bool = True
+    ) -> None:
+        """wait_for_space: a full cluster makes writers wait; else they get ENOSPC (R11)."""
+        self.table, self.session, self.engine, self.leases, self.tasks = table, session, engine, leases, tasks
+        self.wait_for_space = wait_for_space
+        self._bad_blocks = 0
+        self._asked_cs: set[int] = set()
+        self.replica_failures = 0
+        self.bad_blocks = 0
+        engine.on[cl.EV_NEED_MAP] = self._need_map
+        engine.on[cl.EV_NEED_LEASE] = leases.need_lease
+        engine.on[cl.EV_NEED_CS] = self._need_cs
+        engine.on[cl.EV_REPLICA_FAILED] = self._replica_failed
+        engine.on[cl.EV_BAD_BLOCK] = self._bad_block
+        engine.on[cl.EV_COMMIT] = self._commit_wanted
+        engine.on[cl.EV_APPEND_MOVED] = self._append_moved
+
+    # --- maps
+
+    def install(self, inode: Inode, chunks: list[m.ChunkMap], servers: list[m.CsAccess], *, for_write: bool) -> None:
+        """Give maps and server access to the engine."""
+        self.install_servers(servers)
+        if inode.file is None:
+            return
+        for chunk in chunks:
+            inode.file.set_chunk(
+                chunk.index, chunk.chunk_id, chunk.version, chunk.flags, for_write, chunk.replicas, chunk.ticket
+            )  # fmt: skip
+
+    def install_servers(self, servers: list[m.CsAccess]) -> None:
+        """A unix address is good on the chunk server's own host only, and the best there."""
+        for server in servers:
+            local = server.host_id == self.session.host_id
+            unix = [a for a in server.addresses if a.startswith("unix:")] if local else []
+            addresses = unix + [a for a in server.addresses if not a.startswith("unix:")]
+            self.engine.native.set_cs(server.cs_id, addresses, self.session.id, server.expiry_ms, server.key)
+
+    def _need_map(self, event: Any) -> None:
+        inode = self.table.get(event.ino)
+        if inode is not None and inode.file is not None:
+            self.tasks.spawn(self._fetch_map(inode, event.index, bool(event.write)), f"map-{inode.ino}-{event.index}")
+
+    async def _fetch_map(self, inode: Inode, index: int, write: bool) -> None:
+        count = self._window(inode, index, write)
+
+        async def fetch() -> None:
+            reply = await self.session.call(m.GetMap(inode.ino, index, count, write))
+            self.install(inode, reply.chunks, reply.servers, for_write=write)
+
+        await self._until_done(inode, index, fetch, "map")
+
+    def _window(self, inode: Inode, index: int, write: bool) -> int:
+        chunks = -(-inode.file.size // inode.chunk_bytes) if inode.chunk_bytes else 0
+        if write:
+            return 1 if index == 0 else WRITE_AHEAD_CHUNKS
+        return max(1, min(READ_AHEAD_CHUNKS, chunks - index))
+
+    async def _until_done(self, inode: Inode, index: int, work: Any, what: str) -> None:
+        """Retry while that can help; end what is parked on the chunk when it cannot."""
+        backoff_s = BACKOFF_S_MIN
+        while True:
+            try:
+                return await work()
+            except VstorError as exc:
+                if inode.file is None:
+                    return
+                if exc.code in (ErrorCode.LEASE_LOST, ErrorCode.LEASE_CONFLICT):
+                    # The MDS no longer counts us as the holder: park on the lease, get it again, and ask again under it.
+                    if not inode.recalling and inode.lease != NONE:
+                        self.table.lower(inode, NONE)
+                        inode.file.set_lease(0, 0)
+                        await self.leases.acquire(inode, EXCLUSIVE if inode.writers else m.SHARED)
+                        continue
+                elif not exc.retryable or (exc.code == ErrorCode.NO_SPACE and not self.wait_for_space):
+                    log.warning("%s failed ino=%s chunk=%s code=%s reason=%s", what, inode.ino, index, exc.code.name, exc.message)
+                    inode.file.fail(index, exc.errno)
+                    return
+                else:
+                    log.info("%s waits ino=%s chunk=%s code=%s reason=%s", what, inode.ino, index, exc.code.name, exc.message)
+            await asyncio.sleep(backoff_s)
+            backoff_s = min(2 * backoff_s, BACKOFF_S_MAX)
+
+    def _replica_failed(self, event: Any) -> None:
+        self.replica_failures += 1
+        inode = self.table.get(event.ino)
+        if inode is None or inode.file is None:
+            return
+        log.warning(
+            "replica does not take a write ino=%s index=%s chunk=%x version=%s cs=%s error=%s",
+            event.ino, event.index, event.chunk_id, event.version, event.cs_id, event.error,
+        )  # fmt: skip
+        report = m.ReplicaFailed(event.ino, event.index, event.chunk_id, event.version, event.cs_id, event.error)
+
+        async def tell() -> None:
+            reply = await self.session.call(report)
+            self.install(inode, reply.chunks, reply.servers, for_write=True)
+
+        self.tasks.spawn(self._until_done(inode, event.index, tell, "new map"), f"failed-{event.ino}-{event.index}")
+
+    # --- servers
+
+    def _need_cs(self, event: Any) -> None:
+        if event.cs_id not in self._asked_cs:
+            self._asked_cs.add(event.cs_id)
+            self.tasks.spawn(self._fetch_cs(event.cs_id), f"cs-{event.cs_id}")
+
+    async def _fetch_cs(self, cs_id: int) -> None:
+        backoff_s = BACKOFF_S_MIN
+        try:
+            while True:
+                try:
+                    reply = await self.session.call(m.GetCsAccess([cs_id]))
+                    self.install_servers(reply.servers)
+                    if reply.servers:
+                        return
+                except VstorError as exc:
+                    log.info("no access to a chunk server cs=%s code=%s reason=%s", cs_id, exc.code.name, exc.message)
+                    if not exc.retryable:
+                        return
+                await asyncio.sleep(backoff_s)
+                backoff_s = min(2 * backoff_s, BACKOFF_S_MAX)
+        finally:
+            self._asked_cs.discard(cs_id)
+
+    def _bad_block(self, event: Any) -> None:
+        self.bad_blocks += 1
+        log.warning(
+            "damaged block, read elsewhere ino=%s chunk=%x cs=%s offset=%s", event.ino, event.chunk_id, event.cs_id, event.offset
+        )
+        if self._bad_blocks < BAD_BLOCKS_IN_FLIGHT_MAX:  # the scrubber finds what is not reported
+            self._bad_blocks += 1
+            report = m.BadBlock(event.chunk_id, event.version, event.cs_id, event.offset)
+            self.tasks.spawn(self._report_bad(report), f"bad-{event.chunk_id:x}")
+
+    async def _report_bad(self, report: m.BadBlock) -> None:
+        try:
+            await self.session.call(report)
+        finally:
+            self._bad_blocks -= 1
+
+    # --- commits
+
+    def _commit_wanted(self, event: Any) -> None:
+        inode = self.table.get(event.ino)
+        if inode is not None and inode.file is not None:
+            self.tasks.spawn(self._commit_for(inode, event.cookie), f"commit-{inode.ino}")
+
+    async def _commit_for(self, inode: Inode, cookie: int) -> None:
+        """A sync waits in the engine: commit, then let it finish. What was lost with a session is said once, as an I/O error."""
+        error = 0
+        try:
+            await self.commit(inode)
+        except VstorError as exc:
+            log.error("commit failed, fsync says so ino=%s code=%s reason=%s", inode.ino, exc.code.name, exc.message)
+            error = exc.errno or errno.EIO
+        if inode.lost:
+            inode.lost, error = False, errno.EIO
+        if inode.file is not None:
+            inode.file.committed(cookie, error)
+
+    async def commit(self, inode: Inode) -> None:
+        """Size, mtime and first-written chunks of a file we write are committed at the MDS on return. Raises VstorError."""
+        async with inode.commit_lock:
+            collect(inode)
+            if not inode.pending.any or inode.file is None or inode.attr is None:
+                return
+            pending, inode.pending = inode.pending, type(inode.pending)()
+            mtime_ns = max(inode.attr.mtime_ns, pending.mtime_ns)
+            message = m.Commit(inode.ino, inode.file.size, mtime_ns, sorted(pending.written))
+            try:
+                await self.session.call(message)
+            except BaseException:
+                inode.pending.written |= pending.written
+                inode.pending.mtime_ns = max(inode.pending.mtime_ns, pending.mtime_ns)
+                inode.pending.grown |= pending.grown
+                raise
+            inode.file.committed(0, 0)
+
+    def _append_moved(self, event: Any) -> None:
+        """The kernel cached an append at the place it believed in; the data is elsewhere."""
+        self.tasks.spawn(self.leases.kernel.drop_pages(event.ino, event.offset, max(1, event.result)), f"drop-{event.ino}")

@@ -1,0 +1,249 @@
+"""Open files: open, create, close, truncate, allocate; reads and writes of the library; commits from time to time.
+
+DESIGN: the MDS counts one open for each inode and session, however many handles we have, and the lease stays after the last close until it
+is recalled or too many idle files are kept: opening again costs no message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import stat
+from typing import Any
+
+from vstor.client.datapath import DataPath
+from vstor.client.engine import Engine
+from vstor.client.inodes import Handle, Inode, InodeTable
+from vstor.client.leases import RANK, Leases, collect
+from vstor.client.session import Session
+from vstor.client.tasks import Tasks
+from vstor.codes_gen import ErrorCode
+from vstor.errors import VstorError
+from vstor.client import engine_api as cl
+from vstor.proto import messages as m
+from vstor.proto.messages import CACHE, EXCLUSIVE, NONE, SHARED
+
+log = logging.getLogger(__name__)
+
+COMMIT_EVERY_S = 5.0
+SIZE_MAX = (1 << 63) - 1
+TRUNCATE_ATTEMPTS_MAX = 100
+
+
+def is_writable(flags: int) -> bool:
+    """The access mode of open(2)'s flags allows writing."""
+    return flags & os.O_ACCMODE != os.O_RDONLY
+
+
+class Files:
+    """Concurrency: one event loop."""
+
+    def __init__(
+        self, table: InodeTable, session: Session, engine: Engine, leases: Leases, data: DataPath, tasks: Tasks
+    ) -> None:
+        self.table, self.session, self.engine, self.leases, self.data, self.tasks = table, session, engine, leases, data, tasks
+
+    # --- opening
+
+    async def open(self, ino: int, flags: int) -> tuple[Inode, Handle]:
+        """A new handle. O_TRUNC is done by the MDS in the same step. Raises VstorError."""
+        inode = self.table.need(ino)
+        writable = is_writable(flags)
+        handle = self.table.add_handle(inode, flags, writable)  # counts as a writer from now on, for recalls that come meanwhile
+        try:
+            await self.ensure_open(inode, EXCLUSIVE if inode.writers else SHARED, bool(flags & os.O_TRUNC))
+        except BaseException:
+            self.table.remove_handle(handle.fh)
+            raise
+        return inode, handle
+
+    async def ensure_open(self, inode: Inode, mode: int, truncate: bool) -> None:
+        while True:
+            if inode.opened and not truncate and self.leases.sufficient(inode, mode):
+                return
+            await self.leases.recall_finished(inode)
+            async with inode.acquire_lock:
+                if inode.recalling or (inode.opened and not truncate and self.leases.sufficient(inode, mode)):
+                    continue
+                reply = await self.session.call(m.Open(inode.ino, mode, truncate))
+                self.opened(inode, reply, truncate)
+                return
+
+    def opened(self, inode: Inode, reply: m.OpenReply, truncate: bool) -> None:
+        """The MDS opened it for us. Same loop step as the reply."""
+        inode.opened += 1
+        if inode.file is None or inode.chunk_bytes != reply.chunk_bytes:
+            inode.chunk_bytes = reply.chunk_bytes
+            inode.file = self.engine.native.new_file(inode.ino, reply.chunk_bytes, reply.attr.size)
+        if truncate:
+            inode.file.drop_chunks(0)
+            inode.file.set_size(0)
+            inode.pending = type(inode.pending)()
+        if inode.recalling:
+            # Said before or after the recall? Its answer settles that; requests then ask for the lease again.
+            self.table.learn(reply.attr)
+            inode.attr_valid = False
+            self.data.install_servers(reply.servers)
+            return
+        self.leases.granted(inode, reply.lease, reply.attr)
+        self.data.install(inode, reply.chunks, reply.servers, for_write=reply.lease == EXCLUSIVE)
+
+    async def create(self, parent: int, name: bytes, mode: int, uid: int, gid: int, flags: int) -> tuple[Inode, Handle]:
+        """Make and open a regular file; without O_EXCL an existing one is opened."""
+        exclusive = bool(flags & os.O_EXCL)
+        request = m.Create(parent, name, stat.S_IFREG | stat.S_IMODE(mode), uid, gid, exclusive=exclusive, open=True)
+        reply = await self.session.call(request)
+        inode = self.table.need(reply.attr.ino)
+        handle = self.table.add_handle(inode, flags, is_writable(flags))
+        self.opened(inode, reply, False)
+        self.table.add_entry(parent, name, inode.ino)
+        if flags & os.O_TRUNC and not reply.created and reply.attr.size:
+            await self.truncate(inode.ino, 0)
+        return inode, handle
+
+    # --- closing
+
+    async def close(self, fh: int) -> Inode | None:
+        """The handle is gone. What was written is committed soon; a deleted file is let go at once."""
+        removed = self.table.remove_handle(fh)
+        if removed is None:
+            return None
+        handle, inode = removed
+        if handle.writable and inode.file is not None:
+            self.tasks.spawn(self._commit_soon(inode), f"commit-{inode.ino}")
+        if not inode.handles:
+            if inode.attr is not None and inode.attr.nlink == 0:
+                self.tasks.spawn(self.let_go(inode), f"close-{inode.ino}")
+            for old in self.table.idle_surplus():
+                self.tasks.spawn(self.let_go(old), f"close-{old.ino}")
+        return inode
+
+    async def _commit_soon(self, inode: Inode) -> None:
+        if inode.opened:
+            await self.data.commit(inode)
+
+    async def let_go(self, inode: Inode) -> None:
+        """Close at the MDS, give the lease back and free the engine's file. Nothing when it was opened again meanwhile."""
+        async with inode.acquire_lock:
+            if inode.handles or not inode.opened or inode.recalling:
+                return
+            self.table.idle.pop(inode.ino, None)
+            async with inode.recall_lock:
+                if inode.lease != NONE and inode.file is not None:
+                    deleted = inode.attr is None or inode.attr.nlink == 0
+                    kept = await self.leases.give_up(inode, NONE if deleted else CACHE)
+                    await self.leases.release(inode, 0, kept)
+                if inode.handles:
+                    return
+                opens, inode.opened = inode.opened, 0
+                file, inode.file = inode.file, None
+                for _ in range(opens):
+                    await self.session.call(m.Close(inode.ino))
+            if inode.attr is not None and inode.attr.nlink == 0 and not inode.opened:
+                self.table.drop(inode)
+        if file is not None:
+            await asyncio.get_running_loop().run_in_executor(None, file.close)
+
+    # --- size
+
+    async def truncate(self, ino: int, size: int, extra: m.SetAttr | None = None) -> m.Attr:
+        """Set the size, with other attributes of `extra` in the same step.
+
+        The tail of the last chunk is punched first: what lies beyond the end must be zeros when the file grows again.
+        Durability: committed on return.
+        """
+        if not 0 <= size <= SIZE_MAX:
+            raise VstorError(ErrorCode.TOO_BIG, f"size {size} is out of range")
+        inode = self.table.need(ino)
+        request = extra or m.SetAttr(ino, 0)
+        request.mask |= m.SET_SIZE
+        request.size = size
+        handle = self.table.add_handle(inode, os.O_WRONLY, True)  # keeps it open, and a writer for recalls
+        try:
+            for _ in range(TRUNCATE_ATTEMPTS_MAX):
+                await self.ensure_open(inode, EXCLUSIVE, False)
+                if inode.file is None:  # let go in between
+                    continue
+                await self._punch_tail(inode, size)
+                try:
+                    reply = await self.session.call(request)
+                except VstorError as exc:
+                    if exc.code not in (ErrorCode.LEASE_CONFLICT, ErrorCode.LEASE_LOST):
+                        raise
+                    if not inode.recalling:  # the MDS does not count us as the holder: get it again
+                        self.table.lower(inode, NONE)
+                        inode.file.set_lease(0, 0)
+                    continue
+                self._resized(inode, size, reply.attr)
+                return inode.attr or reply.attr
+            raise VstorError(ErrorCode.LEASE_CONFLICT, f"inode {ino} is taken away by other clients again and again")
+        finally:
+            await self.close(handle.fh)
+
+    async def _punch_tail(self, inode: Inode, size: int) -> None:
+        old = inode.file.size
+        end = min(old, -(-size // inode.chunk_bytes) * inode.chunk_bytes)
+        if size < end:
+            try:
+                await self.engine.io(inode.file, cl.IO_PUNCH, size, end - size, None)
+            except OSError as exc:
+                raise VstorError(ErrorCode.IO_ERROR, f"cannot clear the tail of inode {inode.ino}: {exc.strerror}") from exc
+
+    def _resized(self, inode: Inode, size: int, attr: m.Attr) -> None:
+        collect(inode)
+        first_gone = -(-size // inode.chunk_bytes)
+        inode.pending.written = {i for i in inode.pending.written if i < first_gone}
+        inode.file.set_size(size)
+        inode.file.drop_chunks(first_gone)
+        inode.pending.mtime_ns = 0  # the MDS set it, later than any write before
+        self.table.learn(attr)
+
+    async def punch(self, ino: int, offset: int, length: int) -> None:
+        """Make a range of an open file a hole. Raises OSError."""
+        inode = self.table.need(ino)
+        length = min(length, max(0, inode.file.size - offset))
+        if length > 0:
+            await self.engine.io(inode.file, cl.IO_PUNCH, offset, length, None)
+
+    # --- data, for the library
+
+    async def read(self, ino: int, offset: int, buf: Any) -> int:
+        """Fill buf; bytes read, short at the end of the file. Raises OSError."""
+        return await self.engine.io(self.table.need(ino).file, cl.IO_READ, offset, len(buf), buf)
+
+    async def write(self, ino: int, offset: int, buf: Any, flags: int = 0) -> int:
+        """flags: cl.IO_DURABLE, cl.IO_APPEND. Raises OSError."""
+        return await self.engine.io(self.table.need(ino).file, cl.IO_WRITE, offset, len(buf), buf, flags)
+
+    async def sync(self, ino: int) -> None:
+        """Everything acknowledged before is on stable storage, with size and map (R1). Raises OSError."""
+        inode = self.table.need(ino)
+        if inode.file is not None:
+            await self.engine.io(inode.file, cl.IO_SYNC, 0, 0, None)
+
+    # --- from time to time
+
+    async def commit_forever(self) -> None:
+        """Size and mtime of files being written reach the MDS without fsync, too."""
+        while True:
+            await asyncio.sleep(COMMIT_EVERY_S)
+            await self.commit_all()
+
+    async def commit_all(self) -> None:
+        """One pass over all files we write."""
+        for inode in [i for i in self.table.inodes.values() if i.file is not None and RANK[i.lease] >= RANK[EXCLUSIVE]]:
+            try:
+                await self.data.commit(inode)
+            except VstorError as exc:
+                log.warning("commit failed, tried again ino=%s code=%s reason=%s", inode.ino, exc.code.name, exc.message)
+
+    async def close_all(self) -> None:
+        """Before the session is closed: everything acknowledged is synced and committed."""
+        for inode in [i for i in self.table.inodes.values() if i.file is not None]:
+            try:
+                if inode.lease == EXCLUSIVE:
+                    await self.engine.io(inode.file, cl.IO_SYNC, 0, 0, None)
+                await self.data.commit(inode)
+            except (VstorError, OSError) as exc:
+                log.error("not flushed at the end ino=%s reason=%s", inode.ino, exc)

@@ -1,0 +1,257 @@
+"""What this client knows of inodes, names and leases. Pure bookkeeping: no I/O, no clock.
+
+DESIGN: the table holds what the MDS said in the order it said it.  A reply is entered, and answered to the kernel, in the same step of
+the event loop in which it arrives, and pushes are handled in their order after earlier replies (see session.py), so "valid" here is
+exactly "the MDS will tell us before this changes".  Whoever builds an answer asks the table, not the reply.
+The node id for the kernel is the inode number.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import stat
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from vstor.proto.messages import CACHE, EXCLUSIVE, NONE, ROOT_INO, SHARED, Attr
+
+ENTRIES_MAX = 200_000  # names remembered, positive and negative
+IDLE_FILES_MAX = 4096  # files kept open at the MDS and leased without a handle
+IDLE_ATTRS_MAX = 100_000  # inodes remembered that the kernel has forgotten
+
+
+@dataclass(slots=True)
+class Pending:
+    """What Commit has to tell the MDS."""
+
+    mtime_ns: int = 0
+    written: set[int] = field(default_factory=set)
+    grown: bool = False
+
+    @property
+    def any(self) -> bool:
+        return bool(self.mtime_ns or self.written or self.grown)
+
+
+@dataclass(slots=True)
+class Handle:
+    """One open file description of the kernel, or a File of the library."""
+
+    fh: int
+    ino: int
+    flags: int  # of open(2)
+    writable: bool
+    direct: bool = False  # past the kernel's page cache
+
+
+@dataclass(slots=True, eq=False)
+class Inode:
+    """One inode.
+
+    lease: the mode the MDS gave us and has not recalled (CACHE: attributes, and names of a directory).
+    file: the engine's object, made at the first open, kept while `opened`.
+    opened: how many opens of ours the MDS counts; more than one only when Create met an existing file.
+    """
+
+    ino: int
+    attr: Attr | None = None
+    attr_valid: bool = False
+    nlookup: int = 0
+    lease: int = NONE
+    file: Any = None
+    chunk_bytes: int = 0
+    opened: int = 0
+    handles: dict[int, Handle] = field(default_factory=dict)
+    pending: Pending = field(default_factory=Pending)
+    recalling: int = 0  # recalls being worked on; nothing is acquired meanwhile
+    recall_done: asyncio.Event | None = None
+    acquire_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    recall_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    commit_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    pages: bool = False  # the kernel may hold pages of it
+    lost: bool = False  # acknowledged writes may be gone (the session ended); the next fsync says so
+    negotiating: bool = False  # a task acquires the lease for parked requests
+
+    @property
+    def writers(self) -> int:
+        return sum(h.writable for h in self.handles.values())
+
+    @property
+    def direct_writers(self) -> int:
+        return sum(h.writable and h.direct for h in self.handles.values())
+
+    @property
+    def buffered(self) -> int:
+        return sum(not h.direct for h in self.handles.values())
+
+    @property
+    def is_dir(self) -> bool:
+        return self.attr is not None and stat.S_ISDIR(self.attr.mode)
+
+
+class InodeTable:
+    """All inodes of a mount or library instance."""
+
+    def __init__(self) -> None:
+        self.inodes: dict[int, Inode] = {}
+        self.handles: dict[int, Handle] = {}
+        self.idle: OrderedDict[int, None] = OrderedDict()  # opened, without handles, oldest first
+        self.forgotten: OrderedDict[int, None] = OrderedDict()  # known, without nlookup and not opened
+        self._entries: OrderedDict[tuple[int, bytes], int] = OrderedDict()
+        self._names: dict[int, set[bytes]] = {}  # of a directory
+        self._next_fh = 1
+
+    # --- inodes
+
+    def get(self, ino: int) -> Inode | None:
+        return self.inodes.get(ino)
+
+    def need(self, ino: int) -> Inode:
+        """The record, made when missing."""
+        inode = self.inodes.get(ino)
+        if inode is None:
+            inode = self.inodes[ino] = Inode(ino)
+        return inode
+
+    def learn(self, attr: Attr) -> Inode:
+        """Enter attributes that just came from the MDS. Those of a file we write are ours: size and newer mtime stay."""
+        inode = self.need(attr.ino)
+        attr = msgspec.structs.replace(attr)
+        inode.attr = attr
+        inode.attr_valid = attr.cacheable
+        if inode.lease == NONE and attr.cacheable:
+            inode.lease = CACHE
+        if inode.lease == EXCLUSIVE and inode.file is not None:
+            attr.size = inode.file.size
+            attr.mtime_ns = max(attr.mtime_ns, inode.pending.mtime_ns)
+            inode.attr_valid = True
+        self._note_idle(inode)
+        return inode
+
+    def looked_up(self, inode: Inode) -> None:
+        """The kernel holds one reference more."""
+        inode.nlookup += 1
+        self.forgotten.pop(inode.ino, None)
+
+    def forget(self, ino: int, count: int) -> None:
+        """The kernel dropped references."""
+        inode = self.inodes.get(ino)
+        if inode is None:
+            return
+        inode.nlookup = max(0, inode.nlookup - count)
+        self._note_idle(inode)
+
+    def _note_idle(self, inode: Inode) -> None:
+        if inode.nlookup == 0 and not inode.opened and not inode.handles and inode.ino != ROOT_INO:
+            self.forgotten[inode.ino] = None
+            self.forgotten.move_to_end(inode.ino)
+
+    def surplus(self) -> list[Inode]:
+        """Forgotten inodes above the bound, oldest first, already removed here; their leases are to be given back."""
+        gone = []
+        while len(self.forgotten) > IDLE_ATTRS_MAX:
+            ino, _ = self.forgotten.popitem(last=False)
+            inode = self.inodes[ino]
+            if inode.nlookup or inode.opened or inode.handles or inode.recalling:
+                continue
+            del self.inodes[ino]
+            self.drop_names(ino)
+            if inode.lease != NONE:
+                gone.append(inode)
+        return gone
+
+    def drop(self, inode: Inode) -> None:
+        """Forget an inode that has no handles, e.g. one that was deleted."""
+        self.forgotten.pop(inode.ino, None)
+        self.idle.pop(inode.ino, None)
+        self.drop_names(inode.ino)
+        if not inode.nlookup and self.inodes.get(inode.ino) is inode:
+            del self.inodes[inode.ino]
+
+    def leased(self) -> list[tuple[int, int]]:
+        """(ino, mode) of everything held, for SessionResume."""
+        return [(i.ino, i.lease) for i in self.inodes.values() if i.lease != NONE]
+
+    def lower(self, inode: Inode, mode: int) -> None:
+        """The lease is at most `mode` from now on. NONE ends the validity of attributes and names."""
+        rank = {NONE: 0, CACHE: 1, SHARED: 2, EXCLUSIVE: 3}
+        if rank[mode] < rank[inode.lease]:
+            inode.lease = mode
+        if mode == NONE:
+            inode.attr_valid = False
+            self.drop_names(inode.ino)
+
+    def lose_all(self) -> list[Inode]:
+        """The session ended: nothing is valid. Returns the inodes that had something."""
+        had = [i for i in self.inodes.values() if i.lease != NONE or i.file is not None or i.opened]
+        for inode in self.inodes.values():
+            inode.lease, inode.attr_valid = NONE, False
+        self._entries.clear()
+        self._names.clear()
+        return had
+
+    # --- names
+
+    def entry(self, parent: int, name: bytes) -> int | None:
+        """ino, 0 for "known not to exist", None for unknown."""
+        ino = self._entries.get((parent, name))
+        if ino is not None:
+            self._entries.move_to_end((parent, name))
+        return ino
+
+    def add_entry(self, parent: int, name: bytes, ino: int) -> None:
+        """The MDS said so, under a lease of the directory."""
+        directory = self.need(parent)
+        if directory.lease == NONE:
+            directory.lease = CACHE
+        self._entries[parent, name] = ino
+        self._entries.move_to_end((parent, name))
+        self._names.setdefault(parent, set()).add(name)
+        if len(self._entries) > ENTRIES_MAX:
+            (old_parent, old_name), _ = self._entries.popitem(last=False)
+            self._discard(old_parent, old_name)
+
+    def drop_entry(self, parent: int, name: bytes) -> None:
+        if self._entries.pop((parent, name), None) is not None:
+            self._discard(parent, name)
+
+    def drop_names(self, parent: int) -> None:
+        for name in self._names.pop(parent, ()):
+            self._entries.pop((parent, name), None)
+
+    def _discard(self, parent: int, name: bytes) -> None:
+        names = self._names.get(parent)
+        if names is not None:
+            names.discard(name)
+            if not names:
+                del self._names[parent]
+
+    # --- handles
+
+    def add_handle(self, inode: Inode, flags: int, writable: bool) -> Handle:
+        handle = Handle(self._next_fh, inode.ino, flags, writable)
+        self._next_fh += 1
+        inode.handles[handle.fh] = self.handles[handle.fh] = handle
+        self.idle.pop(inode.ino, None)
+        self.forgotten.pop(inode.ino, None)
+        return handle
+
+    def remove_handle(self, fh: int) -> tuple[Handle, Inode] | None:
+        """None for a handle that is not there."""
+        handle = self.handles.pop(fh, None)
+        if handle is None:
+            return None
+        inode = self.need(handle.ino)
+        inode.handles.pop(fh, None)
+        if not inode.handles and inode.opened:
+            self.idle[inode.ino] = None
+            self.idle.move_to_end(inode.ino)
+        self._note_idle(inode)
+        return handle, inode
+
+    def idle_surplus(self) -> list[Inode]:
+        """Files above the bound that nobody has open here, oldest first."""
+        return [self.inodes[ino] for ino in list(self.idle)[: max(0, len(self.idle) - IDLE_FILES_MAX)] if ino in self.inodes]

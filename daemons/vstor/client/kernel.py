@@ -1,0 +1,93 @@
+"""Telling the kernel what to drop. The library has no kernel cache and uses `NoKernel`."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
+
+from vstor.client import fuseproto as fp
+
+log = logging.getLogger(__name__)
+
+THREADS_MAX = 16  # one notification blocks as long as a page is locked or a directory is being changed
+# A reply that names an inode may have been written but not yet been used by the kernel: the notification then finds nothing.
+UNKNOWN_RETRIES_S = (0.001, 0.01, 0.1)
+
+
+class KernelCache(Protocol):
+    """Caches above this client."""
+
+    async def drop_attr(self, ino: int, *, known: bool) -> None:
+        """Attributes are old. known: the kernel holds a reference, so not finding it means "not yet"."""
+
+    async def drop_pages(self, ino: int, offset: int = 0, length: int = 0) -> bool:
+        """Write back and drop pages (length 0: to the end) and attributes. False when some could not be dropped."""
+
+    async def drop_entry(self, parent: int, name: bytes) -> None:
+        """The name is no longer what it was."""
+
+    def close(self) -> None:
+        """Nothing is told any more."""
+
+
+class NoKernel:
+    """No cache, nothing to drop."""
+
+    async def drop_attr(self, ino: int, *, known: bool) -> None:
+        return
+
+    async def drop_pages(self, ino: int, offset: int = 0, length: int = 0) -> bool:
+        return True
+
+    async def drop_entry(self, parent: int, name: bytes) -> None:
+        return
+
+    def close(self) -> None:
+        return
+
+
+class FuseKernel:
+    """Notifications to the kernel from a small pool of threads, because they can block on page and directory locks.
+
+    `notify(code, body)` gives 0 or a negative errno (vst_fuse_notify).
+    """
+
+    def __init__(self, notify: Callable[[int, bytes], int]) -> None:
+        self._notify = notify
+        self._pool = ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="fuse-notify")
+        self.sent = 0
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    async def _tell(self, code: int, body: bytes) -> int:
+        self.sent += 1
+        return await asyncio.get_running_loop().run_in_executor(self._pool, self._notify, code, body)
+
+    async def drop_attr(self, ino: int, *, known: bool) -> None:
+        await self._inode(ino, -1, 0, known)
+
+    async def drop_pages(self, ino: int, offset: int = 0, length: int = 0) -> bool:
+        for _ in range(3):
+            result = await self._inode(ino, offset, length, known=False)
+            if result in (0, -errno.ENOENT):
+                return True
+        log.warning("kernel keeps pages ino=%s offset=%s length=%s errno=%s", ino, offset, length, -result)
+        return False
+
+    async def _inode(self, ino: int, offset: int, length: int, known: bool) -> int:
+        body = fp.inval_inode(ino, offset, length)
+        result = await self._tell(fp.Notify.INVAL_INODE, body)
+        for pause_s in UNKNOWN_RETRIES_S if known else ():
+            if result != -errno.ENOENT:
+                break
+            await asyncio.sleep(pause_s)
+            result = await self._tell(fp.Notify.INVAL_INODE, body)
+        return result
+
+    async def drop_entry(self, parent: int, name: bytes) -> None:
+        await self._tell(fp.Notify.INVAL_ENTRY, fp.inval_entry(parent, name))

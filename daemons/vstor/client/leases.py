@@ -1,0 +1,304 @@
+"""Leases: acquiring them for requests that wait, giving them back when recalled, and what the kernel must hear before that.
+
+DESIGN: order of a recall of data (EXCLUSIVE or SHARED to less):
+1. while the lease still works, the kernel writes back and drops all pages of the file (it locks pages that are being read or written, so
+   those requests have to be able to finish);
+2. the engine's lease goes down: new requests park, DRAINED says that no old one runs;
+3. pages that were filled between 1 and 2 (the engine remembers their ranges) are dropped as well;
+4. LeaseRelease, with size, mtime and first-written chunks when we were the writer.
+An inode with writable handles here has EXCLUSIVE or no data lease, never SHARED: a write that waits for an upgrade holds locks on pages,
+which a recall of SHARED would have to drop: two such clients would wait for each other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+from vstor.client.engine import Engine
+from vstor.client.inodes import Inode, InodeTable
+from vstor.client.kernel import KernelCache
+from vstor.client.session import Session
+from vstor.client.tasks import Tasks
+from vstor.codes_gen import ErrorCode
+from vstor.errors import VstorError
+from vstor.proto import messages as m
+from vstor.proto.messages import ATTR, CACHE, EXCLUSIVE, NONE, SHARED
+
+log = logging.getLogger(__name__)
+
+RANK = {NONE: 0, CACHE: 1, SHARED: 2, EXCLUSIVE: 3}
+LEASE_INDEX = 0xFFFFFFFF  # vst_file_fail: whatever is parked on the lease
+DROP_ROUNDS_MAX = 3
+LATE_PAGES_S_MAX = 0.2  # a page locked by a request that now waits for the lease is left to that request
+BACKOFF_S_MIN, BACKOFF_S_MAX = 0.02, 1.0
+DIRTY_INDEXES_MAX = 4096
+
+
+def collect(inode: Inode) -> None:
+    """Move what the engine noted since the last time into `inode.pending`."""
+    while inode.file is not None:
+        end, mtime_ns, written = inode.file.take_dirty(DIRTY_INDEXES_MAX)
+        inode.pending.mtime_ns = max(inode.pending.mtime_ns, mtime_ns)
+        inode.pending.written.update(written)
+        if end and inode.attr is not None and end > inode.attr.size:
+            inode.pending.grown = True
+        if inode.attr is not None:
+            if inode.lease == EXCLUSIVE:
+                inode.attr.size = inode.file.size
+            if mtime_ns > inode.attr.mtime_ns:
+                inode.attr.mtime_ns = inode.attr.ctime_ns = mtime_ns
+        if len(written) < DIRTY_INDEXES_MAX:
+            return
+
+
+class Leases:
+    """Concurrency: one event loop. Pushes come in connection order."""
+
+    def __init__(self, table: InodeTable, session: Session, engine: Engine, kernel: KernelCache, tasks: Tasks) -> None:
+        self.table, self.session, self.engine, self.kernel, self.tasks = table, session, engine, kernel, tasks
+        self.kernel_names: dict[int, set[bytes]] = {}  # names the kernel may use without asking, by directory
+        self.mutating: dict[int, int] = {}  # directories in which a change of ours is on its way: the kernel has them locked
+        self.recalls = 0
+        self.invalidations = 0
+
+    # --- acquiring
+
+    def sufficient(self, inode: Inode, mode: int) -> bool:
+        """The lease is held and usable now."""
+        return RANK[inode.lease] >= RANK[mode] and self.session.remaining_ms() > 0
+
+    async def acquire(self, inode: Inode, mode: int) -> None:
+        """Hold at least `mode`; waits for other clients. Raises VstorError of the MDS."""
+        while not self.sufficient(inode, mode):
+            await self.recall_finished(inode)
+            async with inode.acquire_lock:
+                if inode.recalling or self.sufficient(inode, mode):
+                    continue
+                reply = await self.session.call(m.LeaseAcquire(inode.ino, mode))
+                # A reply that meets a recall may have been said before it; the recall's answer settles it, then we ask again.
+                if not inode.recalling:
+                    self.granted(inode, reply.mode, reply.attr)
+                    return
+        self._install(inode)
+
+    async def recall_finished(self, inode: Inode) -> None:
+        while inode.recalling:
+            assert inode.recall_done is not None
+            await inode.recall_done.wait()
+
+    def granted(self, inode: Inode, mode: int, attr: m.Attr) -> None:
+        """The MDS gave us `mode`. Same loop step as the reply."""
+        had = inode.lease
+        if RANK[mode] > RANK[had]:
+            inode.lease = mode
+        if inode.file is not None and had != EXCLUSIVE:
+            inode.file.set_size(attr.size)
+        self.table.learn(attr)
+        self._install(inode)
+
+    def _install(self, inode: Inode) -> None:
+        if inode.file is not None and inode.lease in (SHARED, EXCLUSIVE):
+            self.engine.raise_(inode.file, inode.lease)
+
+    def need_lease(self, event: Any) -> None:
+        """Requests are parked for want of a lease."""
+        inode = self.table.get(event.ino)
+        if inode is None or inode.file is None:
+            return
+        wanted = EXCLUSIVE if event.write or inode.writers else SHARED
+        if inode.negotiating:
+            inode.negotiating = wanted if RANK[wanted] > RANK[inode.negotiating] else inode.negotiating
+            return
+        inode.negotiating = wanted
+        self.tasks.spawn(self._negotiate(inode), f"lease-{inode.ino}")
+
+    async def _negotiate(self, inode: Inode) -> None:
+        backoff_s = BACKOFF_S_MIN
+        try:
+            while True:
+                mode = inode.negotiating
+                try:
+                    await self.acquire(inode, mode)
+                    if inode.negotiating == mode:
+                        return
+                except VstorError as exc:
+                    if not exc.retryable:
+                        log.warning("no lease, requests fail ino=%s code=%s reason=%s", inode.ino, exc.code.name, exc.message)
+                        if inode.file is not None:
+                            inode.file.fail(LEASE_INDEX, exc.errno)
+                        return
+                    await asyncio.sleep(backoff_s)
+                    backoff_s = min(2 * backoff_s, BACKOFF_S_MAX)
+        finally:
+            inode.negotiating = NONE
+
+    # --- pushes
+
+    def push(self, body: m.PushBody) -> None:
+        """One push, in order."""
+        if isinstance(body, m.Recall):
+            self.recalls += 1
+            inode = self.table.need(body.ino)
+            if not inode.recalling:
+                inode.recall_done = asyncio.Event()
+            inode.recalling += 1
+            self.tasks.spawn(self._recall(inode, body), f"recall-{body.ino}")
+        elif isinstance(body, m.Invalidate):
+            self._invalidate(body)
+        elif isinstance(body, m.MapChanged):
+            changed = self.table.get(body.ino)
+            if changed is not None and changed.file is not None:
+                changed.file.drop_chunks(body.index)
+
+    async def _recall(self, inode: Inode, recall: m.Recall) -> None:
+        try:
+            async with inode.recall_lock:
+                if recall.want == ATTR:
+                    kept = inode.lease
+                else:
+                    kept = await self.give_up(inode, recall.want)
+                await self.release(inode, recall.seq, kept)
+        except VstorError as exc:
+            if exc.code not in (ErrorCode.NO_SESSION, ErrorCode.SHUTTING_DOWN):
+                log.warning("recall not answered ino=%s code=%s reason=%s", inode.ino, exc.code.name, exc.message)
+        finally:
+            inode.recalling -= 1
+            if not inode.recalling and inode.recall_done is not None:
+                inode.recall_done.set()
+
+    async def release(self, inode: Inode, seq: int, kept: int) -> None:
+        """Say to the MDS what is kept, and size, mtime and written chunks if we were the writer (`inode.pending` has them then)."""
+        message = m.LeaseRelease(inode.ino, seq, kept)
+        was_writer = inode.file is not None and (inode.lease == EXCLUSIVE or inode.pending.any)
+        async with inode.commit_lock:
+            if was_writer and inode.attr is not None:
+                collect(inode)
+                message.size, message.mtime_ns = inode.file.size, max(inode.attr.mtime_ns, inode.pending.mtime_ns)
+                message.written = sorted(inode.pending.written)
+                inode.pending = type(inode.pending)()
+            await self.session.call(message)
+            if was_writer and inode.file is not None:
+                inode.file.committed(0, 0)
+
+    async def give_up(self, inode: Inode, want: int) -> int:
+        """Bring the lease down to `want` or less; what is kept."""
+        had = inode.lease
+        target = want if RANK[want] < RANK[had] else had
+        if target == had:
+            return had
+        if target == SHARED and inode.writers:
+            target = CACHE
+        if inode.file is not None and had in (SHARED, EXCLUSIVE):
+            if target == SHARED:
+                collect(inode)
+                self.table.lower(inode, SHARED)
+                await self.engine.lower(inode.file, SHARED)
+                self._note_written(inode)
+                return SHARED
+            await self._drop_data(inode, target)
+        else:
+            self.table.lower(inode, target)
+        if target == NONE:
+            await self._drop_kernel_names(inode)
+            await self.kernel.drop_attr(inode.ino, known=inode.nlookup > 0)
+        return target
+
+    def _note_written(self, inode: Inode) -> None:
+        """We were the writer until a moment ago: our size is the right one, and release() is to tell it."""
+        collect(inode)
+        if inode.attr is not None:
+            inode.attr.size = inode.file.size
+        inode.pending.grown = True
+
+    async def _drop_data(self, inode: Inode, target: int) -> None:
+        file, had = inode.file, inode.lease
+        for attempt in range(DROP_ROUNDS_MAX):
+            file.take_touched()
+            if inode.pages:
+                await self.kernel.drop_pages(inode.ino)
+            if inode.lease != had:  # the session was lost meanwhile
+                break
+            self.table.lower(inode, target)
+            await self.engine.lower(file, target)
+            late = file.take_touched()
+            if late is not None or attempt + 1 == DROP_ROUNDS_MAX:
+                break
+            inode.lease = had
+            self._install(inode)
+        else:
+            late = None
+        if inode.pages:
+            ranges = [(0, 0)] if late is None else [(start, end - start) for start, end in late]
+            await self._drop_late_pages(inode.ino, ranges)
+        if had == EXCLUSIVE:
+            self._note_written(inode)
+        file.drop_chunks(0)
+
+    async def _drop_late_pages(self, ino: int, ranges: list[tuple[int, int]]) -> None:
+        if not ranges:
+            return
+        drops = [self.tasks.spawn(self.kernel.drop_pages(ino, start, length), f"drop-{ino}") for start, length in ranges]
+        await asyncio.wait(drops, timeout=LATE_PAGES_S_MAX)
+
+    # --- invalidation of attributes and names
+
+    def _invalidate(self, body: m.Invalidate) -> None:
+        self.invalidations += 1
+        inode = self.table.get(body.ino)
+        if inode is not None:
+            inode.attr_valid = False
+            if inode.lease == CACHE and not inode.is_dir:
+                inode.lease = NONE  # a directory keeps its other names, a file's CACHE ends with the answer
+        for name in body.names:
+            self.table.drop_entry(body.ino, name)
+        self.tasks.spawn(self._tell_kernel(body), f"invalidate-{body.ino}")
+
+    async def _tell_kernel(self, body: m.Invalidate) -> None:
+        inode = self.table.get(body.ino)
+        if inode is not None:
+            await self.kernel.drop_attr(body.ino, known=inode.nlookup > 0)
+        known = self.kernel_names.get(body.ino, set())
+        for name in body.names:
+            if name not in known:
+                continue
+            known.discard(name)
+            drop = self.tasks.spawn(self.kernel.drop_entry(body.ino, name), f"drop-entry-{body.ino}")
+            # The kernel has the directory locked while a change of ours is on its way, and that change may be waiting for this very
+            # answer at the other client: do not wait for the lock then.
+            if not self.mutating.get(body.ino):
+                await asyncio.wait({drop})
+        await self.session.call(m.InvalidateDone(body.seq))
+
+    async def _drop_kernel_names(self, inode: Inode) -> None:
+        for name in self.kernel_names.pop(inode.ino, set()):
+            drop = self.tasks.spawn(self.kernel.drop_entry(inode.ino, name), f"drop-entry-{inode.ino}")
+            if not self.mutating.get(inode.ino):
+                await asyncio.wait({drop})
+
+    # --- the session
+
+    def lost(self) -> None:
+        """All leases are gone. Requests park; the kernel drops everything we ever told it."""
+        had = self.table.lose_all()
+        for inode in had:
+            inode.opened = 0
+            if inode.file is not None:
+                collect(inode)
+                inode.lost = inode.lost or inode.pending.any
+                inode.file.set_lease(0, 0)
+                inode.file.drop_chunks(0)
+        self.drop_everything()
+
+    def drop_everything(self) -> None:
+        """The kernel's copies may be old: attributes, names, pages."""
+        names, self.kernel_names = self.kernel_names, {}
+        for inode in list(self.table.inodes.values()):
+            if inode.pages:
+                self.tasks.spawn(self.kernel.drop_pages(inode.ino), f"drop-{inode.ino}")
+            elif inode.nlookup:
+                self.tasks.spawn(self.kernel.drop_attr(inode.ino, known=False), f"drop-attr-{inode.ino}")
+        for parent, parent_names in names.items():
+            for name in parent_names:
+                self.tasks.spawn(self.kernel.drop_entry(parent, name), f"drop-entry-{parent}")

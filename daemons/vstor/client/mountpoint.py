@@ -1,0 +1,125 @@
+"""mount(2) and umount2(2) for FUSE, and the options of mount(8). Needs root."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import stat
+from dataclasses import dataclass, field
+
+from vstor.codes_gen import ErrorCode
+from vstor.errors import VstorError
+
+FS_TYPE = "fuse.vstor"
+SOURCE = "vstor://"
+MAX_READ_BYTES = 1 << 20
+MNT_DETACH = 2
+# Options of mount(8) that are flags of mount(2) (<linux/mount.h>): what to set, what to clear.
+FLAGS = {
+    "ro": (1, 0), "rw": (0, 1), "nosuid": (2, 0), "suid": (0, 2), "nodev": (4, 0), "dev": (0, 4), "noexec": (8, 0), "exec": (0, 8),
+    "sync": (16, 0), "async": (0, 16), "dirsync": (128, 0), "noatime": (1024, 0), "atime": (0, 1024), "nodiratime": (2048, 0),
+    "diratime": (0, 2048), "relatime": (1 << 21, 0), "norelatime": (0, 1 << 21), "strictatime": (1 << 24, 0), "lazytime": (1 << 25, 0),
+    "silent": (1 << 15, 0), "loud": (0, 1 << 15),
+}  # fmt: skip
+# For the boot process or mount(8), or what FUSE does anyway.
+IGNORED = {"auto", "noauto", "user", "nouser", "users", "owner", "_netdev", "nofail", "defaults", "allow_other", "default_permissions"}
+
+
+@dataclass
+class Options:
+    """What -o said."""
+
+    flags: int = 0
+    own: dict[str, str] = field(default_factory=dict)  # options of vstor itself
+
+
+OWN = {
+    "nospace",  # block (default) or error: what a full cluster does to writers
+    "max_background",
+    "user", "group", "mode",  # as -u, -g, -m
+    "timeout",  # seconds to wait for the cluster when mounting, 0: for ever
+    "log",
+}  # fmt: skip
+
+
+def parse_options(text: str) -> Options:
+    """Comma-separated options of mount(8) and fstab(5). Raises USAGE for one that is not known."""
+    out = Options()
+    for word in filter(None, text.split(",")):
+        name, equals, value = word.partition("=")
+        if word in FLAGS:
+            on, off = FLAGS[word]
+            out.flags = out.flags & ~off | on
+        elif equals and name in OWN:
+            out.own[name] = value
+        elif name in IGNORED or name.startswith("x-") or name == "comment":
+            continue
+        else:
+            raise VstorError(ErrorCode.USAGE, f"unknown mount option {word!r}")
+    return out
+
+
+def is_mounted(point: str) -> bool:
+    """A vstor file system is mounted exactly there."""
+    with open("/proc/self/mounts", encoding="utf-8", errors="surrogateescape") as mounts:
+        for line in mounts:
+            fields = line.split()
+            path = fields[1].encode("utf-8", "surrogateescape").decode("unicode_escape").encode("latin-1")
+            if os.fsdecode(path) == point and fields[2] == FS_TYPE:
+                return True
+    return False
+
+
+def check_point(path: str) -> str:
+    """The absolute path of a usable mount point. Raises CONFIG, IN_USE, NOT_FOUND, NOT_DIR: one line each."""
+    point = os.path.realpath(path)
+    try:
+        mode = os.stat(point).st_mode
+    except FileNotFoundError:
+        raise VstorError(ErrorCode.NOT_FOUND, f"mount point {path} does not exist; make it with: mkdir -p {path}") from None
+    except OSError as exc:
+        if exc.errno == errno.ENOTCONN:
+            message = f"mount point {path} is left over from a mount whose process died; free it with: umount {path}"
+            raise VstorError(ErrorCode.IN_USE, message) from None
+        raise VstorError(ErrorCode.CONFIG, f"mount point {path}: {exc.strerror}") from exc
+    if not stat.S_ISDIR(mode):
+        raise VstorError(ErrorCode.NOT_DIR, f"mount point {path} is not a directory")
+    if is_mounted(point):
+        raise VstorError(ErrorCode.IN_USE, f"a vstor cluster is already mounted at {path}; unmount it first with: umount {path}")
+    return point
+
+
+def open_fuse() -> int:
+    """A new connection to the kernel. Raises CONFIG, NOT_ROOT."""
+    if os.geteuid() != 0:
+        raise VstorError(ErrorCode.NOT_ROOT, "mounting needs root; run it with sudo")
+    try:
+        return os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise VstorError(ErrorCode.CONFIG, "/dev/fuse is missing; load the kernel module with: modprobe fuse") from None
+    except OSError as exc:
+        hint = "; a container needs --device /dev/fuse" if exc.errno in (errno.EPERM, errno.EACCES) else ""
+        raise VstorError(ErrorCode.CONFIG, f"/dev/fuse cannot be opened: {exc.strerror}{hint}") from exc
+
+
+def mount(fd: int, cluster: str, point: str, flags: int) -> None:
+    """mount(2). Raises CONFIG, IN_USE with the system's reason."""
+    data = (
+        f"fd={fd},rootmode={stat.S_IFDIR:o},user_id=0,group_id=0,default_permissions,allow_other,max_read={MAX_READ_BYTES}"
+    )
+    libc = ctypes.CDLL(None, use_errno=True)
+    result = libc.mount(
+        f"{SOURCE}{cluster}".encode(), os.fsencode(point), FS_TYPE.encode(), ctypes.c_ulong(flags), data.encode()
+    )
+    if result:
+        number = ctypes.get_errno()
+        hint = "; the process lacks CAP_SYS_ADMIN" if number == errno.EPERM else ""
+        code = ErrorCode.IN_USE if number == errno.EBUSY else ErrorCode.CONFIG
+        raise VstorError(code, f"cannot mount at {point}: {os.strerror(number)}{hint}")
+
+
+def umount(point: str, *, lazy: bool = False) -> int:
+    """umount2(2): 0 or a positive errno."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    return ctypes.get_errno() if libc.umount2(os.fsencode(point), MNT_DETACH if lazy else 0) else 0

@@ -1,0 +1,227 @@
+"""Names and attributes: lookups from the cache or the MDS, changes of directories, extended attributes.
+
+DESIGN: results are entered in the table in the loop step in which they arrive (session.py); a change of ours updates the table by itself,
+because the MDS invalidates only other sessions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from vstor.client.files import Files
+from vstor.client.inodes import Handle, Inode, InodeTable
+from vstor.client.leases import Leases, collect
+from vstor.client.session import Session
+from vstor.client.tasks import Tasks
+from vstor.codes_gen import ErrorCode
+from vstor.errors import VstorError
+from vstor.proto import messages as m
+from vstor.proto.messages import EXCLUSIVE, ROOT_INO
+
+
+def check_name(name: bytes) -> None:
+    """Raises NAME_TOO_LONG, INVALID."""
+    if len(name) > m.NAME_BYTES_MAX:
+        raise VstorError(ErrorCode.NAME_TOO_LONG, f"a name may have {m.NAME_BYTES_MAX} bytes")
+    if not name or name in (b".", b"..") or b"/" in name or b"\0" in name:
+        raise VstorError(ErrorCode.INVALID, f"not a file name: {name!r}")
+
+
+class Names:
+    """Concurrency: one event loop."""
+
+    def __init__(self, table: InodeTable, session: Session, leases: Leases, files: Files, tasks: Tasks) -> None:
+        self.table, self.session, self.leases, self.files, self.tasks = table, session, leases, files, tasks
+        self.lookups_cached = 0
+        self.lookups_asked = 0
+
+    # --- looking
+
+    def cached(self, inode: Inode | None) -> bool:
+        """Its attributes may be used without asking."""
+        return inode is not None and inode.attr is not None and inode.attr_valid and self.session.remaining_ms() > 0
+
+    async def lookup(self, parent: int, name: bytes) -> Inode:
+        """Raises NOT_FOUND, which is cached as well."""
+        if self.session.remaining_ms() > 0:
+            ino = self.table.entry(parent, name)
+            if ino == 0:
+                self.lookups_cached += 1
+                raise VstorError(ErrorCode.NOT_FOUND)
+            inode = self.table.get(ino) if ino is not None else None
+            if inode is not None and self.cached(inode):
+                self.lookups_cached += 1
+                return inode
+        self.lookups_asked += 1
+        if len(name) > m.NAME_BYTES_MAX:
+            raise VstorError(ErrorCode.NAME_TOO_LONG)
+        reply = await self.session.call(m.Lookup(parent, name))
+        self.table.add_entry(parent, name, reply.attr.ino)
+        if reply.attr.ino == 0:
+            raise VstorError(ErrorCode.NOT_FOUND)
+        return self.table.learn(reply.attr)
+
+    async def getattr(self, ino: int) -> Inode:
+        """The inode with current attributes. Raises BAD_HANDLE when it is gone."""
+        inode = self.table.get(ino)
+        if inode is not None and self.cached(inode):
+            collect(inode)
+            return inode
+        reply = await self.session.call(m.GetAttr(ino))
+        inode = self.table.learn(reply.attr)
+        collect(inode)
+        return inode
+
+    async def parent_of(self, ino: int) -> int:
+        """The directory above a directory."""
+        reply = await self.session.call(m.ReadDir(ino, 0, 1))
+        return reply.parent  # type: ignore[no-any-return]
+
+    async def read_dir(self, ino: int, cookie: int, limit: int, *, plus: bool) -> m.DirReply:
+        """One page of a directory; with `plus`, attributes are entered as by lookups."""
+        reply: m.DirReply = await self.session.call(m.ReadDir(ino, cookie, min(limit, m.DIR_ENTRIES_MAX), plus))
+        if plus:
+            for entry in reply.entries:
+                if entry.attr is not None:
+                    self.table.add_entry(ino, entry.name, entry.ino)
+                    self.table.learn(entry.attr)
+        return reply
+
+    async def read_link(self, ino: int) -> bytes:
+        reply = await self.session.call(m.ReadLink(ino))
+        return reply.data  # type: ignore[no-any-return]
+
+    # --- changing
+
+    @contextlib.contextmanager
+    def changing(self, *directories: int) -> Iterator[None]:
+        """A change of these directories is on its way (see Leases.mutating)."""
+        mutating = self.leases.mutating
+        for ino in directories:
+            mutating[ino] = mutating.get(ino, 0) + 1
+        try:
+            yield
+        finally:
+            for ino in directories:
+                mutating[ino] -= 1
+                if not mutating[ino]:
+                    del mutating[ino]
+
+    async def make(self, request: m.Create) -> Inode:
+        """A directory, device, fifo, socket, symlink or unopened file."""
+        check_name(request.name)
+        if len(request.target) > m.SYMLINK_BYTES_MAX:
+            raise VstorError(ErrorCode.NAME_TOO_LONG, f"a symbolic link may have {m.SYMLINK_BYTES_MAX} bytes")
+        with self.changing(request.parent):
+            reply = await self.session.call(request)
+        self._touched(request.parent)
+        self.table.add_entry(request.parent, request.name, reply.attr.ino)
+        return self.table.learn(reply.attr)
+
+    async def create(self, parent: int, name: bytes, mode: int, uid: int, gid: int, flags: int) -> tuple[Inode, Handle]:
+        """Make and open a file; without O_EXCL an existing one is opened."""
+        check_name(name)
+        with self.changing(parent):
+            made = await self.files.create(parent, name, mode, uid, gid, flags)
+        self._touched(parent)
+        return made
+
+    async def link(self, ino: int, parent: int, name: bytes) -> Inode:
+        check_name(name)
+        with self.changing(parent):
+            reply = await self.session.call(m.Link(ino, parent, name))
+        self._touched(parent)
+        self.table.add_entry(parent, name, ino)
+        return self.table.learn(reply.attr)
+
+    async def unlink(self, parent: int, name: bytes, *, directory: bool = False) -> None:
+        """Remove a name. A file that nobody has open any more is let go, so that the MDS can delete it."""
+        check_name(name)
+        ino = self.table.entry(parent, name)
+        with self.changing(parent):
+            await self.session.call(m.Rmdir(parent, name) if directory else m.Unlink(parent, name))
+        self._touched(parent)
+        self.table.add_entry(parent, name, 0)
+        self._one_link_less(ino, directory)
+
+    def _one_link_less(self, ino: int | None, directory: bool) -> None:
+        inode = self.table.get(ino) if ino else None
+        if inode is None:
+            return
+        inode.attr_valid = False
+        last = inode.attr is not None and (directory or inode.attr.nlink <= 1)
+        if inode.attr is not None:
+            inode.attr.nlink = 0 if directory else max(0, inode.attr.nlink - 1)
+        if last and inode.opened and not inode.handles:
+            self.tasks.spawn(self.files.let_go(inode), f"close-{inode.ino}")
+        elif last and not inode.handles:
+            self.table.drop(inode)
+
+    async def rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int) -> None:
+        """flags as in renameat2(2); other than NOREPLACE and EXCHANGE: INVALID."""
+        check_name(name)
+        check_name(new_name)
+        if flags & ~3:
+            raise VstorError(ErrorCode.INVALID, f"rename flags {flags:#x} are not known")
+        moved, replaced = self.table.entry(parent, name), self.table.entry(new_parent, new_name)
+        with self.changing(parent, new_parent):
+            await self.session.call(m.Rename(parent, name, new_parent, new_name, flags))
+        self._touched(parent)
+        self._touched(new_parent)
+        self.table.drop_entry(parent, name)
+        self.table.drop_entry(new_parent, new_name)
+        for ino in (moved, replaced):
+            inode = self.table.get(ino) if ino else None
+            if inode is not None:
+                inode.attr_valid = False  # ctime
+        if not flags & 2 and replaced and replaced != moved:
+            self._one_link_less(replaced, False)
+
+    def _touched(self, ino: int) -> None:
+        """Times and size of a directory we changed are to be asked for."""
+        inode = self.table.get(ino)
+        if inode is not None:
+            inode.attr_valid = False
+
+    async def setattr(self, request: m.SetAttr) -> Inode:
+        """Size goes through Files.truncate; setting mtime of a file we write ends what Commit would have told."""
+        inode = self.table.need(request.ino)
+        if request.mask & m.SET_SIZE:
+            await self.files.truncate(request.ino, request.size, request)
+            return inode
+        if request.mask & m.SET_MTIME and inode.lease == EXCLUSIVE and inode.file is not None:
+            await self.files.data.commit(inode)
+        reply = await self.session.call(request)
+        if request.mask & m.SET_MTIME:
+            inode.pending.mtime_ns = 0
+        return self.table.learn(reply.attr)
+
+    # --- extended attributes, file system
+
+    async def get_xattr(self, ino: int, name: bytes) -> bytes:
+        """Raises NO_DATA."""
+        reply = await self.session.call(m.GetXattr(ino, name))
+        return reply.data  # type: ignore[no-any-return]
+
+    async def set_xattr(self, ino: int, name: bytes, value: bytes, flags: int) -> None:
+        """Raises RANGE for a name, TOO_LARGE for a value beyond the bounds."""
+        if not name or len(name) > m.XATTR_NAME_BYTES_MAX:
+            raise VstorError(ErrorCode.RANGE, f"names of extended attributes have 1 to {m.XATTR_NAME_BYTES_MAX} bytes")
+        if len(value) > m.XATTR_VALUE_BYTES_MAX:
+            raise VstorError(ErrorCode.NO_SPACE, f"an extended attribute may have {m.XATTR_VALUE_BYTES_MAX} bytes")
+        await self.session.call(m.SetXattr(ino, name, value, flags))
+        self._touched(ino)
+
+    async def list_xattr(self, ino: int) -> list[bytes]:
+        reply = await self.session.call(m.ListXattr(ino))
+        return reply.names  # type: ignore[no-any-return]
+
+    async def remove_xattr(self, ino: int, name: bytes) -> None:
+        await self.session.call(m.RemoveXattr(ino, name))
+        self._touched(ino)
+
+    async def stat_fs(self, ino: int = ROOT_INO) -> m.StatFsReply:
+        reply: m.StatFsReply = await self.session.call(m.StatFs(ino))
+        return reply
+

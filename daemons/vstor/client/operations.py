@@ -1,0 +1,333 @@
+"""Kernel requests that reach Python: the table opcode -> coroutine, and the operations on names and attributes.
+
+DESIGN: each request is a task.  A handler returns the body of the reply or raises; errors become errno in one place.  Validity that the
+kernel is given:
+- attributes: the rest of the session's lease while the table holds them valid, else 0;
+- names of directories in directories: the same; all other names 0, which makes the kernel ask for each use (answered from the table).
+  A name with validity must be taken back under the directory's lock in the kernel (FUSE_NOTIFY_INVAL_ENTRY), and two clients that
+  change the same directory would then wait for each other; directories are rarely replaced, files often.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import stat
+import time
+from collections.abc import Awaitable, Callable, Iterator
+
+import msgspec
+
+from vstor.client import fuseproto as fp
+from vstor.client.inodes import Inode
+from vstor.client.volume import Volume
+from vstor.errors import VstorError
+from vstor.client import engine_api as cl
+from vstor.proto import messages as m
+from vstor.proto.messages import NONE
+
+log = logging.getLogger(__name__)
+
+Handler = Callable[[fp.FuseRequest], Awaitable[bytes]]
+REQUESTS_PER_TURN = 64
+NO_ACL = (b"system.posix_acl_access", b"system.posix_acl_default")
+SETATTR_MASKS = {
+    fp.FATTR_MODE: m.SET_MODE,
+    fp.FATTR_UID: m.SET_UID,
+    fp.FATTR_GID: m.SET_GID,
+    fp.FATTR_SIZE: m.SET_SIZE,
+    fp.FATTR_ATIME: m.SET_ATIME,
+    fp.FATTR_MTIME: m.SET_MTIME,
+    fp.FATTR_CTIME: m.SET_CTIME,
+}
+
+
+class Errno(Exception):
+    """Answer with this errno."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def errno_of(exc: BaseException) -> int:
+    """The one place where errors become what the kernel hears."""
+    if isinstance(exc, Errno):
+        return exc.number
+    if isinstance(exc, VstorError):
+        return exc.errno or errno.EIO
+    if isinstance(exc, OSError):
+        return exc.errno or errno.EIO
+    return errno.EINVAL if isinstance(exc, ValueError) else errno.EIO
+
+
+class Operations:
+    """Concurrency: one event loop."""
+
+    def __init__(self, volume: Volume) -> None:
+        self.volume = volume
+        self.table, self.names, self.files = volume.table, volume.names, volume.files
+        self.handlers: dict[int, Handler] = {
+            fp.Op.LOOKUP: self.lookup,
+            fp.Op.GETATTR: self.getattr,
+            fp.Op.SETATTR: self.setattr,
+            fp.Op.READLINK: self.readlink,
+            fp.Op.SYMLINK: self.symlink,
+            fp.Op.MKNOD: self.mknod,
+            fp.Op.MKDIR: self.mkdir,
+            fp.Op.UNLINK: self.unlink,
+            fp.Op.RMDIR: self.rmdir,
+            fp.Op.RENAME: self.rename,
+            fp.Op.RENAME2: self.rename2,
+            fp.Op.LINK: self.link,
+            fp.Op.STATFS: self.statfs,
+            fp.Op.SETXATTR: self.setxattr,
+            fp.Op.GETXATTR: self.getxattr,
+            fp.Op.LISTXATTR: self.listxattr,
+            fp.Op.REMOVEXATTR: self.removexattr,
+            fp.Op.DESTROY: self.nothing,
+        }
+        self.requests: dict[int, int] = {}  # by opcode, for metrics
+        self.busy_ns: dict[int, int] = {}
+        self.errors = 0
+        self.owner: tuple[int | None, int | None, int | None] = (None, None, None)  # uid, gid, mode shown for the root
+        self.interrupts: dict[int, asyncio.Event] = {}  # unique -> of requests that can be interrupted
+        volume.engine.on[cl.EV_FUSE] = self._fuse_event
+
+    # --- dispatch
+
+    def _fuse_event(self, _event: object) -> None:
+        native = self.volume.engine.native
+        for _ in range(REQUESTS_PER_TURN):
+            message = native.fuse_take()
+            if message is None:
+                return
+            try:
+                self._start(fp.parse(message))
+            except ValueError as exc:
+                log.error("bad message of the kernel reason=%s", exc)
+        asyncio.get_running_loop().call_soon(self._fuse_event, None)
+
+    def _start(self, request: fp.FuseRequest) -> None:
+        self.requests[request.opcode] = self.requests.get(request.opcode, 0) + 1
+        if request.opcode in (fp.Op.FORGET, fp.Op.BATCH_FORGET):
+            self._forget(request)
+        elif request.opcode == fp.Op.INTERRUPT:
+            waiting = self.interrupts.get(fp.U64.unpack_from(request.body)[0])
+            if waiting is not None:
+                waiting.set()
+        else:
+            self.volume.tasks.spawn(self._run(request), f"fuse-{request.opcode}-{request.unique}")
+
+    async def _run(self, request: fp.FuseRequest) -> None:
+        start_ns = time.monotonic_ns()
+        handler = self.handlers.get(request.opcode, self.unknown)
+        error, body = 0, b""
+        try:
+            body = await handler(request)
+        except asyncio.CancelledError:
+            self._reply(request, errno.EINTR, b"")
+            raise
+        except (VstorError, OSError, Errno, ValueError) as exc:
+            error = errno_of(exc)
+            if isinstance(exc, VstorError) and error == errno.EIO:
+                log.warning("EIO op=%s ino=%s code=%s reason=%s", request.opcode, request.nodeid, exc.code.name, exc.message)
+        except Exception:
+            log.exception("request failed op=%s ino=%s", request.opcode, request.nodeid)
+            error = errno.EIO
+        self._reply(request, error, body)
+        self.busy_ns[request.opcode] = self.busy_ns.get(request.opcode, 0) + time.monotonic_ns() - start_ns
+
+    def _reply(self, request: fp.FuseRequest, error: int, body: bytes) -> None:
+        self.errors += bool(error)
+        result = self.volume.engine.native.fuse_reply(request.unique, error, b"" if error else body)
+        if result == -errno.ENOENT:
+            return  # interrupted or aborted: the kernel no longer waits
+        if result < 0:
+            log.error("kernel refused a reply op=%s errno=%s", request.opcode, -result)
+
+    async def unknown(self, _request: fp.FuseRequest) -> bytes:
+        raise Errno(errno.ENOSYS)
+
+    async def nothing(self, _request: fp.FuseRequest) -> bytes:
+        return b""
+
+    def _forget(self, request: fp.FuseRequest) -> None:
+        for ino, count in fp.forgets(request):
+            self.table.forget(ino, count)
+        for inode in self.table.surplus():
+            self.volume.leases.kernel_names.pop(inode.ino, None)
+            release = m.LeaseRelease(inode.ino, 0, NONE)
+            self.volume.tasks.spawn(self.volume.session.call(release), f"release-{inode.ino}")
+
+    # --- replies
+
+    def attr_valid_ms(self, inode: Inode) -> int:
+        """How long the kernel may use the attributes."""
+        return self.volume.session.remaining_ms() if inode.attr_valid and inode.lease != NONE else 0
+
+    def entry(self, parent: int, name: bytes, inode: Inode) -> bytes:
+        """entry_out; the kernel gets one more reference. Same loop step as the reply of the MDS."""
+        self.table.looked_up(inode)
+        entry_ms = 0
+        if inode.is_dir and self.table.entry(parent, name) == inode.ino:
+            entry_ms = self.volume.session.remaining_ms()
+            if entry_ms:
+                self.volume.leases.kernel_names.setdefault(parent, set()).add(name)
+        return fp.entry_out(self.shown(inode), entry_ms, self.attr_valid_ms(inode))
+
+    def attributes(self, inode: Inode) -> bytes:
+        """attr_out."""
+        return fp.attr_out(self.shown(inode), self.attr_valid_ms(inode))
+
+    def shown(self, inode: Inode) -> m.Attr:
+        """Attributes as this mount shows them: owner and mode of the root can be chosen (-u, -g, -m)."""
+        assert inode.attr is not None
+        if inode.ino != m.ROOT_INO or self.owner == (None, None, None):
+            return inode.attr
+        uid, gid, mode = self.owner
+        attr = msgspec.structs.replace(inode.attr)
+        attr.uid = attr.uid if uid is None else uid
+        attr.gid = attr.gid if gid is None else gid
+        attr.mode = attr.mode if mode is None else stat.S_IFMT(attr.mode) | mode
+        return attr
+
+    # --- names
+
+    async def lookup(self, request: fp.FuseRequest) -> bytes:
+        """ "." and ".." are asked for inodes the kernel has forgotten (NFS export)."""
+        name = fp.cstring(request.body)
+        if name == b".":
+            inode = await self.names.getattr(request.nodeid)
+        elif name == b"..":
+            inode = await self.names.getattr(await self.names.parent_of(request.nodeid))
+        else:
+            inode = await self.names.lookup(request.nodeid, name)
+        return self.entry(request.nodeid, name, inode)
+
+    async def getattr(self, request: fp.FuseRequest) -> bytes:
+        return self.attributes(await self.names.getattr(request.nodeid))
+
+    async def setattr(self, request: fp.FuseRequest) -> bytes:
+        (valid, _, _fh, size, _owner, atime, mtime, ctime, atimensec, mtimensec, ctimensec, mode, _, uid, gid, _) = (
+            fp.SETATTR_IN.unpack_from(request.body)
+        )
+        mask = 0
+        for theirs, ours in SETATTR_MASKS.items():
+            mask |= ours if valid & theirs else 0
+        inode = self.table.need(request.nodeid)
+        if mask:
+            change = m.SetAttr(
+                request.nodeid, mask, stat.S_IMODE(mode), uid, gid, size,
+                -1 if valid & fp.FATTR_ATIME_NOW else _ns(atime, atimensec),
+                -1 if valid & fp.FATTR_MTIME_NOW else _ns(mtime, mtimensec),
+                _ns(ctime, ctimensec),
+            )  # fmt: skip
+            inode = await self.names.setattr(change)
+        else:
+            inode = await self.names.getattr(request.nodeid)
+        return self.attributes(inode)
+
+    async def readlink(self, request: fp.FuseRequest) -> bytes:
+        return await self.names.read_link(request.nodeid)
+
+    async def symlink(self, request: fp.FuseRequest) -> bytes:
+        name, target = fp.two_cstrings(request.body)
+        make = m.Create(request.nodeid, name, stat.S_IFLNK | 0o777, request.uid, request.gid, target=target)
+        return self.entry(request.nodeid, name, await self.names.make(make))
+
+    async def mknod(self, request: fp.FuseRequest) -> bytes:
+        mode, rdev, _umask, _ = fp.MKNOD_IN.unpack_from(request.body)
+        name = fp.cstring(request.body, fp.MKNOD_IN.size)
+        make = m.Create(request.nodeid, name, mode, request.uid, request.gid, rdev=rdev)
+        return self.entry(request.nodeid, name, await self.names.make(make))
+
+    async def mkdir(self, request: fp.FuseRequest) -> bytes:
+        mode, _umask = fp.MKDIR_IN.unpack_from(request.body)
+        name = fp.cstring(request.body, fp.MKDIR_IN.size)
+        make = m.Create(request.nodeid, name, stat.S_IFDIR | stat.S_IMODE(mode), request.uid, request.gid)
+        return self.entry(request.nodeid, name, await self.names.make(make))
+
+    async def unlink(self, request: fp.FuseRequest) -> bytes:
+        await self.names.unlink(request.nodeid, fp.cstring(request.body))
+        return b""
+
+    async def rmdir(self, request: fp.FuseRequest) -> bytes:
+        await self.names.unlink(request.nodeid, fp.cstring(request.body), directory=True)
+        return b""
+
+    async def rename(self, request: fp.FuseRequest) -> bytes:
+        (new_parent,) = fp.U64.unpack_from(request.body)
+        return await self._rename(request, new_parent, 0, fp.U64.size)
+
+    async def rename2(self, request: fp.FuseRequest) -> bytes:
+        new_parent, flags, _ = fp.RENAME2_IN.unpack_from(request.body)
+        return await self._rename(request, new_parent, flags, fp.RENAME2_IN.size)
+
+    async def _rename(self, request: fp.FuseRequest, new_parent: int, flags: int, offset: int) -> bytes:
+        name, new_name = fp.two_cstrings(request.body, offset)
+        await self.names.rename(request.nodeid, name, new_parent, new_name, flags)
+        return b""
+
+    async def link(self, request: fp.FuseRequest) -> bytes:
+        (ino,) = fp.U64.unpack_from(request.body)
+        name = fp.cstring(request.body, fp.U64.size)
+        return self.entry(request.nodeid, name, await self.names.link(ino, request.nodeid, name))
+
+    async def statfs(self, request: fp.FuseRequest) -> bytes:
+        reply = await self.names.stat_fs(request.nodeid)
+        return fp.statfs_out(reply.total_bytes, reply.free_bytes, reply.files, reply.files_free)
+
+    # --- extended attributes
+
+    async def setxattr(self, request: fp.FuseRequest) -> bytes:
+        size, flags = fp.SETXATTR_IN_COMPAT.unpack_from(request.body)
+        name = fp.cstring(request.body, fp.SETXATTR_IN_COMPAT.size)
+        if name in NO_ACL:
+            raise Errno(errno.EOPNOTSUPP)
+        start = fp.SETXATTR_IN_COMPAT.size + len(name) + 1
+        value = bytes(request.body[start : start + size])
+        await self.names.set_xattr(request.nodeid, name, value, flags)
+        return b""
+
+    async def getxattr(self, request: fp.FuseRequest) -> bytes:
+        size, _ = fp.GETXATTR.unpack_from(request.body)
+        name = fp.cstring(request.body, fp.GETXATTR.size)
+        if name in NO_ACL:
+            raise Errno(errno.EOPNOTSUPP)
+        return _sized(await self.names.get_xattr(request.nodeid, name), size)
+
+    async def listxattr(self, request: fp.FuseRequest) -> bytes:
+        size, _ = fp.GETXATTR.unpack_from(request.body)
+        names = await self.names.list_xattr(request.nodeid)
+        return _sized(b"".join(name + b"\0" for name in names), size)
+
+    async def removexattr(self, request: fp.FuseRequest) -> bytes:
+        await self.names.remove_xattr(request.nodeid, fp.cstring(request.body))
+        return b""
+
+
+def _ns(seconds: int, nanoseconds: int) -> int:
+    """Kernel time (two's complement seconds) to ns."""
+    return (seconds - (1 << 64) if seconds >> 63 else seconds) * fp.NSEC + nanoseconds
+
+
+def _sized(value: bytes, size: int) -> bytes:
+    """xattr(7): size 0 asks how much there is; too small is ERANGE."""
+    if size == 0:
+        return fp.GETXATTR.pack(len(value), 0)
+    if len(value) > size:
+        raise Errno(errno.ERANGE)
+    return value
+
+
+def entries_with_dots(page: list[m.DirEntry], ino: int, parent: int, cookie: int) -> Iterator[m.DirEntry]:
+    """The page behind "." and ".." (cookies 1 and 2; those of the MDS are larger)."""
+    if cookie < 1:
+        yield m.DirEntry(b".", ino, stat.S_IFDIR >> 12, 1)
+    if cookie < 2:
+        yield m.DirEntry(b"..", parent, stat.S_IFDIR >> 12, 2)
+    yield from page
+
+
