@@ -11,6 +11,7 @@ import errno
 import logging
 from typing import Any
 
+from vstor.client import engine_api as cl
 from vstor.client.engine import Engine
 from vstor.client.inodes import Inode, InodeTable
 from vstor.client.leases import Leases, collect
@@ -18,7 +19,6 @@ from vstor.client.session import Session
 from vstor.client.tasks import Tasks
 from vstor.codes_gen import ErrorCode
 from vstor.errors import VstorError
-from vstor.client import engine_api as cl
 from vstor.proto import messages as m
 from vstor.proto.messages import EXCLUSIVE, NONE
 
@@ -34,7 +34,14 @@ class DataPath:
     """Handlers of engine events that need the MDS. Concurrency: one event loop."""
 
     def __init__(
-        self, table: InodeTable, session: Session, engine: Engine, leases: Leases, tasks: Tasks, *, wait_for_space: bool = True
+        self,
+        table: InodeTable,
+        session: Session,
+        engine: Engine,
+        leases: Leases,
+        tasks: Tasks,
+        *,
+        wait_for_space: bool = True,
     ) -> None:
         """wait_for_space: a full cluster makes writers wait; else they get ENOSPC (R11)."""
         self.table, self.session, self.engine, self.leases, self.tasks = table, session, engine, leases, tasks
@@ -96,7 +103,8 @@ class DataPath:
         backoff_s = BACKOFF_S_MIN
         while True:
             try:
-                return await work()
+                await work()
+                return
             except VstorError as exc:
                 if inode.file is None:
                     return
@@ -108,11 +116,20 @@ class DataPath:
                         await self.leases.acquire(inode, EXCLUSIVE if inode.writers else m.SHARED)
                         continue
                 elif not exc.retryable or (exc.code == ErrorCode.NO_SPACE and not self.wait_for_space):
-                    log.warning("%s failed ino=%s chunk=%s code=%s reason=%s", what, inode.ino, index, exc.code.name, exc.message)
+                    log.warning(
+                        "%s failed ino=%s chunk=%s code=%s reason=%s",
+                        what,
+                        inode.ino,
+                        index,
+                        exc.code.name,
+                        exc.message,
+                    )
                     inode.file.fail(index, exc.errno)
                     return
                 else:
-                    log.info("%s waits ino=%s chunk=%s code=%s reason=%s", what, inode.ino, index, exc.code.name, exc.message)
+                    log.info(
+                        "%s waits ino=%s chunk=%s code=%s reason=%s", what, inode.ino, index, exc.code.name, exc.message
+                    )
             await asyncio.sleep(backoff_s)
             backoff_s = min(2 * backoff_s, BACKOFF_S_MAX)
 
@@ -161,7 +178,11 @@ class DataPath:
     def _bad_block(self, event: Any) -> None:
         self.bad_blocks += 1
         log.warning(
-            "damaged block, read elsewhere ino=%s chunk=%x cs=%s offset=%s", event.ino, event.chunk_id, event.cs_id, event.offset
+            "damaged block, read elsewhere ino=%s chunk=%x cs=%s offset=%s",
+            event.ino,
+            event.chunk_id,
+            event.cs_id,
+            event.offset,
         )
         if self._bad_blocks < BAD_BLOCKS_IN_FLIGHT_MAX:  # the scrubber finds what is not reported
             self._bad_blocks += 1
@@ -214,4 +235,6 @@ class DataPath:
 
     def _append_moved(self, event: Any) -> None:
         """The kernel cached an append at the place it believed in; the data is elsewhere."""
-        self.tasks.spawn(self.leases.kernel.drop_pages(event.ino, event.offset, max(1, event.result)), f"drop-{event.ino}")
+        self.tasks.spawn(
+            self.leases.kernel.drop_pages(event.ino, event.offset, max(1, event.result)), f"drop-{event.ino}"
+        )

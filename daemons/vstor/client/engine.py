@@ -43,6 +43,7 @@ class Engine:
         self._loop = asyncio.get_running_loop()
         self._cookie = 1
         self._waiting: dict[int, asyncio.Future[int]] = {}
+        self._buffers: dict[int, Any] = {}  # in use by the engine, whoever still waits
         self._again = False
 
     def start(self, auth_mode: int, lease_until_ms: int) -> None:
@@ -71,7 +72,7 @@ class Engine:
         if result < 0:
             del self._waiting[cookie]
             raise OSError(-result, os.strerror(-result))
-        future.add_done_callback(lambda _done, kept=buf: None)
+        self._buffers[cookie] = buf
         done = await asyncio.shield(future)
         if done < 0:
             raise OSError(-done, os.strerror(-done))
@@ -128,6 +129,7 @@ class Engine:
         self._finish(event.cookie, 0)
 
     def _finish(self, cookie: int, result: int) -> None:
+        self._buffers.pop(cookie, None)
         future = self._waiting.pop(cookie, None)
         if future is not None and not future.done():
             future.set_result(result)

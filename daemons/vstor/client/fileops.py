@@ -9,13 +9,13 @@ import os
 import stat
 from dataclasses import dataclass, field
 
+from vstor.client import engine_api as cl
 from vstor.client import fuseproto as fp
 from vstor.client.inodes import Handle, Inode
 from vstor.client.locks import END, UNLCK
 from vstor.client.operations import Errno, Operations, entries_with_dots
 from vstor.codes_gen import ErrorCode
 from vstor.errors import VstorError
-from vstor.client import engine_api as cl
 from vstor.proto import messages as m
 
 log = logging.getLogger(__name__)
@@ -145,7 +145,7 @@ class FileOperations(Operations):
 
     async def write(self, request: fp.FuseRequest) -> bytes:
         """A write by somebody without CAP_FSETID to a file with suid or sgid bits: they go first."""
-        fh, offset, size, _write_flags, _owner, flags, _ = fp.WRITE_IN.unpack_from(request.body)
+        _fh, offset, size, _write_flags, _owner, flags, _ = fp.WRITE_IN.unpack_from(request.body)
         inode = await self.names.getattr(request.nodeid)
         assert inode.attr is not None
         mode = stat.S_IMODE(inode.attr.mode) & ~stat.S_ISUID
@@ -201,7 +201,9 @@ class FileOperations(Operations):
         """Entries after offset; a new page when the one at hand has none, or when reading begins again."""
         after = offset if offset > 2 else 0
         if offset > 2 and handle.start >= 0 and after >= handle.start:
-            rest = [e for e in handle.page if e.cookie > after] if handle.page and handle.page[-1].cookie > after else []
+            rest = (
+                [e for e in handle.page if e.cookie > after] if handle.page and handle.page[-1].cookie > after else []
+            )
             if rest or handle.eof:
                 return rest
         reply = await self.names.read_dir(handle.ino, after, DIR_PAGE_ENTRIES, plus=plus)
@@ -250,7 +252,7 @@ class FileOperations(Operations):
         _fh, offset, length, mode, _ = fp.FALLOCATE_IN.unpack_from(request.body)
         if length <= 0 or offset + length > END:
             raise Errno(errno.EFBIG if length > 0 else errno.EINVAL)
-        if mode & ~(KEEP_SIZE | PUNCH_HOLE | ZERO_RANGE) or mode & PUNCH_HOLE and not mode & KEEP_SIZE:
+        if mode & ~(KEEP_SIZE | PUNCH_HOLE | ZERO_RANGE) or (mode & PUNCH_HOLE and not mode & KEEP_SIZE):
             raise Errno(errno.EOPNOTSUPP)
         if mode & (PUNCH_HOLE | ZERO_RANGE):
             await self.files.punch(request.nodeid, offset, length)

@@ -12,6 +12,7 @@ import os
 import stat
 from typing import Any
 
+from vstor.client import engine_api as cl
 from vstor.client.datapath import DataPath
 from vstor.client.engine import Engine
 from vstor.client.inodes import Handle, Inode, InodeTable
@@ -20,7 +21,6 @@ from vstor.client.session import Session
 from vstor.client.tasks import Tasks
 from vstor.codes_gen import ErrorCode
 from vstor.errors import VstorError
-from vstor.client import engine_api as cl
 from vstor.proto import messages as m
 from vstor.proto.messages import CACHE, EXCLUSIVE, NONE, SHARED
 
@@ -42,7 +42,14 @@ class Files:
     def __init__(
         self, table: InodeTable, session: Session, engine: Engine, leases: Leases, data: DataPath, tasks: Tasks
     ) -> None:
-        self.table, self.session, self.engine, self.leases, self.data, self.tasks = table, session, engine, leases, data, tasks
+        self.table, self.session, self.engine, self.leases, self.data, self.tasks = (
+            table,
+            session,
+            engine,
+            leases,
+            data,
+            tasks,
+        )
 
     # --- opening
 
@@ -50,7 +57,9 @@ class Files:
         """A new handle. O_TRUNC is done by the MDS in the same step. Raises VstorError."""
         inode = self.table.need(ino)
         writable = is_writable(flags)
-        handle = self.table.add_handle(inode, flags, writable)  # counts as a writer from now on, for recalls that come meanwhile
+        handle = self.table.add_handle(
+            inode, flags, writable
+        )  # counts as a writer from now on, for recalls that come meanwhile
         try:
             await self.ensure_open(inode, EXCLUSIVE if inode.writers else SHARED, bool(flags & os.O_TRUNC))
         except BaseException:
@@ -188,7 +197,9 @@ class Files:
             try:
                 await self.engine.io(inode.file, cl.IO_PUNCH, size, end - size, None)
             except OSError as exc:
-                raise VstorError(ErrorCode.IO_ERROR, f"cannot clear the tail of inode {inode.ino}: {exc.strerror}") from exc
+                raise VstorError(
+                    ErrorCode.IO_ERROR, f"cannot clear the tail of inode {inode.ino}: {exc.strerror}"
+                ) from exc
 
     def _resized(self, inode: Inode, size: int, attr: m.Attr) -> None:
         collect(inode)
@@ -236,7 +247,9 @@ class Files:
             try:
                 await self.data.commit(inode)
             except VstorError as exc:
-                log.warning("commit failed, tried again ino=%s code=%s reason=%s", inode.ino, exc.code.name, exc.message)
+                log.warning(
+                    "commit failed, tried again ino=%s code=%s reason=%s", inode.ino, exc.code.name, exc.message
+                )
 
     async def close_all(self) -> None:
         """Before the session is closed: everything acknowledged is synced and committed."""

@@ -207,11 +207,27 @@ def open_out(fh: int, flags: int) -> bytes:
     return OPEN_OUT.pack(fh, flags, 0)
 
 
-def statfs_out(total_bytes: int, free_bytes: int, files: int, files_free: int, block_bytes: int = 4096, name_max: int = 255) -> bytes:
+def statfs_out(
+    total_bytes: int, free_bytes: int, files: int, files_free: int, block_bytes: int = 4096, name_max: int = 255
+) -> bytes:
     """struct fuse_statfs_out, in blocks of block_bytes."""
     free = free_bytes // block_bytes
     return STATFS_OUT.pack(
-        total_bytes // block_bytes, free, free, files, files_free, block_bytes, name_max, block_bytes, 0, 0, 0, 0, 0, 0, 0
+        total_bytes // block_bytes,
+        free,
+        free,
+        files,
+        files_free,
+        block_bytes,
+        name_max,
+        block_bytes,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
     )
 
 

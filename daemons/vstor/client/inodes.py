@@ -73,7 +73,7 @@ class Inode:
     commit_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     pages: bool = False  # the kernel may hold pages of it
     lost: bool = False  # acknowledged writes may be gone (the session ended); the next fsync says so
-    negotiating: bool = False  # a task acquires the lease for parked requests
+    negotiating: int = NONE  # the mode a task acquires for parked requests
 
     @property
     def writers(self) -> int:
@@ -254,4 +254,6 @@ class InodeTable:
 
     def idle_surplus(self) -> list[Inode]:
         """Files above the bound that nobody has open here, oldest first."""
-        return [self.inodes[ino] for ino in list(self.idle)[: max(0, len(self.idle) - IDLE_FILES_MAX)] if ino in self.inodes]
+        return [
+            self.inodes[ino] for ino in list(self.idle)[: max(0, len(self.idle) - IDLE_FILES_MAX)] if ino in self.inodes
+        ]

@@ -59,7 +59,9 @@ class Leases:
     def __init__(self, table: InodeTable, session: Session, engine: Engine, kernel: KernelCache, tasks: Tasks) -> None:
         self.table, self.session, self.engine, self.kernel, self.tasks = table, session, engine, kernel, tasks
         self.kernel_names: dict[int, set[bytes]] = {}  # names the kernel may use without asking, by directory
-        self.mutating: dict[int, int] = {}  # directories in which a change of ours is on its way: the kernel has them locked
+        self.mutating: dict[
+            int, int
+        ] = {}  # directories in which a change of ours is on its way: the kernel has them locked
         self.recalls = 0
         self.invalidations = 0
 
@@ -125,7 +127,9 @@ class Leases:
                         return
                 except VstorError as exc:
                     if not exc.retryable:
-                        log.warning("no lease, requests fail ino=%s code=%s reason=%s", inode.ino, exc.code.name, exc.message)
+                        log.warning(
+                            "no lease, requests fail ino=%s code=%s reason=%s", inode.ino, exc.code.name, exc.message
+                        )
                         if inode.file is not None:
                             inode.file.fail(LEASE_INDEX, exc.errno)
                         return
@@ -239,7 +243,9 @@ class Leases:
     async def _drop_late_pages(self, ino: int, ranges: list[tuple[int, int]]) -> None:
         if not ranges:
             return
-        drops = [self.tasks.spawn(self.kernel.drop_pages(ino, start, length), f"drop-{ino}") for start, length in ranges]
+        drops = [
+            self.tasks.spawn(self.kernel.drop_pages(ino, start, length), f"drop-{ino}") for start, length in ranges
+        ]
         await asyncio.wait(drops, timeout=LATE_PAGES_S_MAX)
 
     # --- invalidation of attributes and names

@@ -98,7 +98,9 @@ class Client:
     def __enter__(self) -> Client:
         return self
 
-    def __exit__(self, _type: type[BaseException] | None, _exc: BaseException | None, _tb: TracebackType | None) -> None:
+    def __exit__(
+        self, _type: type[BaseException] | None, _exc: BaseException | None, _tb: TracebackType | None
+    ) -> None:
         self.close()
 
     def _stop_loop(self) -> None:
@@ -334,7 +336,11 @@ class File:
     def append(self, data: bytes | bytearray | memoryview) -> int:
         """At the end, whatever it is when the write is done."""
         self._need_writable()
-        return self._client.call(self._client.volume.files.write(self._inode.ino, 0, data, cl.IO_APPEND)) if len(data) else 0
+        return (
+            self._client.call(self._client.volume.files.write(self._inode.ino, 0, data, cl.IO_APPEND))
+            if len(data)
+            else 0
+        )
 
     def sync(self) -> None:
         """As fsync(2): R1."""
@@ -361,5 +367,7 @@ class File:
     def __enter__(self) -> File:
         return self
 
-    def __exit__(self, _type: type[BaseException] | None, _exc: BaseException | None, _tb: TracebackType | None) -> None:
+    def __exit__(
+        self, _type: type[BaseException] | None, _exc: BaseException | None, _tb: TracebackType | None
+    ) -> None:
         self.close()

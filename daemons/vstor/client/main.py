@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vstor import __version__, daemon, logs, paths
+from vstor.client import engine_api as cl
 from vstor.client import metrics, mountpoint
 from vstor.client.fileops import FileOperations
 from vstor.client.kernel import FuseKernel
 from vstor.client.volume import Volume, open_volume
 from vstor.codes_gen import ErrorCode
 from vstor.errors import VstorError
-from vstor.client import engine_api as cl
 from vstor.net.identity import check_cluster_name, load_identity
 
 log = logging.getLogger(__name__)
@@ -76,8 +76,12 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("-u", "--user", metavar="USER", help="owner shown for the root directory (name or number)")
     parser.add_argument("-g", "--group", metavar="GROUP", help="group shown for the root directory (name or number)")
-    parser.add_argument("-m", "--mode", metavar="MODE", help="permissions shown for the root directory (octal, e.g. 0770)")
-    parser.add_argument("-l", "--log", metavar="LOGFILE", help="log file (default in the background: /var/log/vstor/mount-*.log)")
+    parser.add_argument(
+        "-m", "--mode", metavar="MODE", help="permissions shown for the root directory (octal, e.g. 0770)"
+    )
+    parser.add_argument(
+        "-l", "--log", metavar="LOGFILE", help="log file (default in the background: /var/log/vstor/mount-*.log)"
+    )
     parser.add_argument("-d", "--level", metavar="LEVEL", choices=logs.LEVELS, help="debug, info, warning or error")
     parser.add_argument("-v", "--verbose", action="store_true", help="the same as -d debug")
     parser.add_argument("-C", "--cache", metavar="FILE", help="read cache on a local SSD (not available yet)")
@@ -118,7 +122,9 @@ def configure(args: argparse.Namespace) -> Config:
     options = mountpoint.parse_options(",".join(args.options))
     own = options.own
     if args.cache or args.cache_size:
-        raise VstorError(ErrorCode.NOT_SUPPORTED, "-C and -R (read cache on a local SSD) are not available yet; leave them out")
+        raise VstorError(
+            ErrorCode.NOT_SUPPORTED, "-C and -R (read cache on a local SSD) are not available yet; leave them out"
+        )
     mode = args.mode or own.get("mode")
     if mode is not None and not re.fullmatch(r"[0-7]{3,4}", mode):
         raise VstorError(ErrorCode.USAGE, f"mode {mode!r} is not octal permissions such as 0770")
@@ -134,7 +140,11 @@ def configure(args: argparse.Namespace) -> Config:
         timeout_s=timeout or None,
         wait_for_space=nospace == "block",
         max_background=_number(own, "max_background", MAX_BACKGROUND, 1, 65535),
-        owner=(_user(args.user or own.get("user")), _group(args.group or own.get("group")), int(mode, 8) if mode else None),
+        owner=(
+            _user(args.user or own.get("user")),
+            _group(args.group or own.get("group")),
+            int(mode, 8) if mode else None,
+        ),
         foreground=args.foreground,
         log_file=Path(log_name).absolute() if log_name else None,
         log_level="debug" if args.verbose else args.level or "info",
@@ -220,7 +230,9 @@ async def serve(config: Config, told: daemon.Readiness, report: Report) -> None:
     mount = Mount(config)
     try:
         await mount.start()
-        server = await daemon.serve_metrics(paths.run_dir() / f"{config.id}.metrics.sock", lambda: metrics.render(mount.operations))
+        server = await daemon.serve_metrics(
+            paths.run_dir() / f"{config.id}.metrics.sock", lambda: metrics.render(mount.operations)
+        )
         told.ready()
         report.done(0, "")
         log.info("mounted cluster=%s point=%s session=%s", config.cluster, config.point, mount.volume.session.id)
@@ -294,7 +306,9 @@ def run(config: Config) -> int:
             told.stopping()
 
     status = daemon.run(NAME, main_task)
-    report.done(status, f"{NAME}: {failed[0].message} [{failed[0].code.name}]" if failed else f"{NAME}: failed, see {log_file}")
+    report.done(
+        status, f"{NAME}: {failed[0].message} [{failed[0].code.name}]" if failed else f"{NAME}: failed, see {log_file}"
+    )
     return status
 
 

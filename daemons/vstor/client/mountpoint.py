@@ -23,7 +23,19 @@ FLAGS = {
     "silent": (1 << 15, 0), "loud": (0, 1 << 15),
 }  # fmt: skip
 # For the boot process or mount(8), or what FUSE does anyway.
-IGNORED = {"auto", "noauto", "user", "nouser", "users", "owner", "_netdev", "nofail", "defaults", "allow_other", "default_permissions"}
+IGNORED = {
+    "auto",
+    "noauto",
+    "user",
+    "nouser",
+    "users",
+    "owner",
+    "_netdev",
+    "nofail",
+    "defaults",
+    "allow_other",
+    "default_permissions",
+}
 
 
 @dataclass
@@ -77,7 +89,9 @@ def check_point(path: str) -> str:
     try:
         mode = os.stat(point).st_mode
     except FileNotFoundError:
-        raise VstorError(ErrorCode.NOT_FOUND, f"mount point {path} does not exist; make it with: mkdir -p {path}") from None
+        raise VstorError(
+            ErrorCode.NOT_FOUND, f"mount point {path} does not exist; make it with: mkdir -p {path}"
+        ) from None
     except OSError as exc:
         if exc.errno == errno.ENOTCONN:
             message = f"mount point {path} is left over from a mount whose process died; free it with: umount {path}"
@@ -86,7 +100,9 @@ def check_point(path: str) -> str:
     if not stat.S_ISDIR(mode):
         raise VstorError(ErrorCode.NOT_DIR, f"mount point {path} is not a directory")
     if is_mounted(point):
-        raise VstorError(ErrorCode.IN_USE, f"a vstor cluster is already mounted at {path}; unmount it first with: umount {path}")
+        raise VstorError(
+            ErrorCode.IN_USE, f"a vstor cluster is already mounted at {path}; unmount it first with: umount {path}"
+        )
     return point
 
 
@@ -105,9 +121,7 @@ def open_fuse() -> int:
 
 def mount(fd: int, cluster: str, point: str, flags: int) -> None:
     """mount(2). Raises CONFIG, IN_USE with the system's reason."""
-    data = (
-        f"fd={fd},rootmode={stat.S_IFDIR:o},user_id=0,group_id=0,default_permissions,allow_other,max_read={MAX_READ_BYTES}"
-    )
+    data = f"fd={fd},rootmode={stat.S_IFDIR:o},user_id=0,group_id=0,default_permissions,allow_other,max_read={MAX_READ_BYTES}"
     libc = ctypes.CDLL(None, use_errno=True)
     result = libc.mount(
         f"{SOURCE}{cluster}".encode(), os.fsencode(point), FS_TYPE.encode(), ctypes.c_ulong(flags), data.encode()

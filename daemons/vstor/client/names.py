@@ -224,4 +224,3 @@ class Names:
     async def stat_fs(self, ino: int = ROOT_INO) -> m.StatFsReply:
         reply: m.StatFsReply = await self.session.call(m.StatFs(ino))
         return reply
-

@@ -19,11 +19,11 @@ from collections.abc import Awaitable, Callable, Iterator
 
 import msgspec
 
+from vstor.client import engine_api as cl
 from vstor.client import fuseproto as fp
 from vstor.client.inodes import Inode
 from vstor.client.volume import Volume
 from vstor.errors import VstorError
-from vstor.client import engine_api as cl
 from vstor.proto import messages as m
 from vstor.proto.messages import NONE
 
@@ -132,7 +132,9 @@ class Operations:
         except (VstorError, OSError, Errno, ValueError) as exc:
             error = errno_of(exc)
             if isinstance(exc, VstorError) and error == errno.EIO:
-                log.warning("EIO op=%s ino=%s code=%s reason=%s", request.opcode, request.nodeid, exc.code.name, exc.message)
+                log.warning(
+                    "EIO op=%s ino=%s code=%s reason=%s", request.opcode, request.nodeid, exc.code.name, exc.message
+                )
         except Exception:
             log.exception("request failed op=%s ino=%s", request.opcode, request.nodeid)
             error = errno.EIO
@@ -329,5 +331,3 @@ def entries_with_dots(page: list[m.DirEntry], ino: int, parent: int, cookie: int
     if cookie < 2:
         yield m.DirEntry(b"..", parent, stat.S_IFDIR >> 12, 2)
     yield from page
-
-

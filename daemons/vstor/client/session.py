@@ -86,7 +86,10 @@ class Session:
         """Connect and open. Raises what makes it impossible, UNREACHABLE at the deadline."""
         await self.rpc.wait_connected(deadline_s)
         loop = asyncio.get_running_loop()
-        self._tasks = [loop.create_task(self._renew(), name="session-renew"), loop.create_task(self._watch(), name="session-watch")]
+        self._tasks = [
+            loop.create_task(self._renew(), name="session-renew"),
+            loop.create_task(self._watch(), name="session-watch"),
+        ]
 
     async def close(self, deadline_s: float = 3.0) -> None:
         """Give everything back and disconnect; an MDS that does not answer is not waited for."""
@@ -98,7 +101,9 @@ class Session:
             try:
                 await self.rpc.call(m.SessionClose(self.id), deadline_s=deadline_s)
             except VstorError as exc:
-                log.warning("session not closed, its leases end by themselves session=%s reason=%s", self.id, exc.message)
+                log.warning(
+                    "session not closed, its leases end by themselves session=%s reason=%s", self.id, exc.message
+                )
         await self.rpc.close()
 
     def remaining_ms(self) -> int:
@@ -150,7 +155,9 @@ class Session:
 
     def _take(self, reply: m.ReplyBody, sent_ms: int) -> None:
         if not isinstance(reply, m.SessionReply):
-            raise VstorError(ErrorCode.INTERNAL, f"the MDS answered the opening of a session with {type(reply).__name__}")
+            raise VstorError(
+                ErrorCode.INTERNAL, f"the MDS answered the opening of a session with {type(reply).__name__}"
+            )
         self.id, self.ttl_ms, self.margin_ms = reply.session_id, reply.ttl_ms, reply.margin_ms
         self.auth_mode, self.config = reply.auth_mode, reply.config
         self._extend(sent_ms)

@@ -44,7 +44,9 @@ class Volume:
         self.kernel: KernelCache = make_kernel(self.engine) if make_kernel else NoKernel()
         self.session = Session(make_rpc, self, name=name, host_id=host_id, hostname=host)
         self.leases = Leases(self.table, self.session, self.engine, self.kernel, self.tasks)
-        self.data = DataPath(self.table, self.session, self.engine, self.leases, self.tasks, wait_for_space=wait_for_space)
+        self.data = DataPath(
+            self.table, self.session, self.engine, self.leases, self.tasks, wait_for_space=wait_for_space
+        )
         self.files = Files(self.table, self.session, self.engine, self.leases, self.data, self.tasks)
         self.names = Names(self.table, self.session, self.leases, self.files, self.tasks)
         self.locks = Locks(self.session, self._posix_locked)
