@@ -45,8 +45,8 @@ EVENT_KINDS = {
 }
 
 
-def arguments(argv: list[str]) -> argparse.Namespace:
-    """Command line."""
+def build_parser() -> argparse.ArgumentParser:
+    """Command line; the manual page is made from it."""
     parser = argparse.ArgumentParser(prog=PROGRAM, description="Serve the chunks of one directory or disk.")
     parser.add_argument("-r", "--repository", required=True, type=Path, metavar="DIR", help="made by vstorctl make-cs")
     parser.add_argument("-u", "--user", metavar="USER", help="become this user before anything is opened")
@@ -56,7 +56,7 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--no-uring", action="store_true", help="use the event loop for kernels that forbid io_uring")
     parser.add_argument("--show-config", action="store_true", help="print what would be used, as JSON, and end")
-    return parser.parse_args(argv)
+    return parser
 
 
 def address_towards_mds(cluster: str) -> str:
@@ -228,7 +228,7 @@ def on_event(service: CsService, event: Any) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point; the exit status."""
-    args = arguments(sys.argv[1:] if argv is None else argv)
+    args = build_parser().parse_args(argv)
     args.repository = args.repository.absolute()
     try:
         if args.show_config:

@@ -43,6 +43,13 @@ def parse_address(text: str, default_port: int | None = PORT_DEFAULT, ports: int
     return f"[{ip}]:{port}" if ip.version == 6 else f"{ip}:{port}"
 
 
+def parse_listen_address(text: str) -> str:
+    """IP or IP:PORT as a chunk server takes it; without a port any free one is used. Raises INVALID."""
+    address = parse_address(text)
+    has_port = text.strip().rpartition("]")[2].startswith(":") if "[" in text else text.count(":") == 1
+    return address if has_port else address.rpartition(":")[0].strip("[]")
+
+
 def split_bootstrap(values: list[str] | None) -> list[str] | None:
     """The -b options as a flat list of IP:PORT."""
     if not values:

@@ -102,8 +102,8 @@ COMMANDS = (
         name="auth-node",
         summary="authenticate this node in a cluster",
         description=(
-            "Proves the cluster password to an MDS, which cannot learn it from that, and stores the certificate that this node's servers, clients and tools use "
-            "from then on. Needed once on each node, for whatever role; not on the node that created the cluster."
+            "Proves the cluster password to an MDS, which cannot learn it from that, and stores the certificate that this node's servers, clients "
+            "and tools use from then on. Needed once on each node, for whatever role; not on the node that created the cluster."
         ),
         run=auth_node,
         options=(BOOTSTRAP,),

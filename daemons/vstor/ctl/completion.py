@@ -10,7 +10,7 @@ from vstor.ctl.main import COMMANDS, build_parser
 from vstor.ctl.manpages import verb_parsers
 
 _DIRECTORIES = frozenset({"DIR"})
-_FILES = frozenset({"FILE", "PATH"})
+_FILES = frozenset({"FILE", "PATH", "JOURNAL"})
 
 _TEMPLATE = """# bash completion of vstorctl; made by python -m vstor.ctl.completion
 _vstorctl() {{

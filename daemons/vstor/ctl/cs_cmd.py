@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from vstor.codes_gen import ErrorCode
-from vstor.ctl.address import parse_address
+from vstor.ctl.address import parse_listen_address
 from vstor.ctl.attributes import TIER_MAX
 from vstor.ctl.context import Context
 from vstor.ctl.mds_cmd import repository_path, server_id
-from vstor.ctl.ownership import give_to_daemons
+from vstor.ctl.ownership import give_to_daemons, let_daemons_make_files
 from vstor.ctl.spec import BOOTSTRAP, Command, Opt
 from vstor.errors import VstorError
 from vstor.proto import messages
@@ -35,12 +35,13 @@ def make_cs(ctx: Context) -> int:
 
     args = ctx.args
     repo = repository_path(args.repository)
-    address = parse_address(args.address, default_port=None) if args.address else None
+    address = parse_listen_address(args.address) if args.address else None
     journal = Path(args.journal).expanduser().absolute() if args.journal else None
     cs_id = create(ctx.cluster, repo, address, args.tier, journal, args.journal_size)
     give_to_daemons(repo, ctx.cluster)
-    if journal is not None and journal.is_dir():
-        give_to_daemons(journal, ctx.cluster)
+    place = journal if journal is None or journal.is_dir() else journal.parent
+    if place is not None and place.is_dir() and not let_daemons_make_files(place):
+        ctx.warn(f"{place}: the daemons' user cannot write there and other files are in it — chown the directory to it")
     text = f"CS#{cs_id} made in {repo}\nnow start it: vstorctl -c {ctx.cluster} service start cs"
     ctx.emit(
         {"cluster": ctx.cluster, "cs_id": cs_id, "repository": str(repo), "tier": args.tier}, "" if args.quiet else text
@@ -107,7 +108,12 @@ COMMANDS = (
         run=make_cs,
         options=(
             Opt("-r", "--repository", metavar="DIR", required=True, help="where the CS keeps its data"),
-            Opt("-a", "--address", metavar="IP:PORT", help="address to listen on"),
+            Opt(
+                "-a",
+                "--address",
+                metavar="IP[:PORT]",
+                help="address to listen on (default: the one that reaches the MDS, any free port)",
+            ),
             Opt(
                 "-t",
                 "--tier",

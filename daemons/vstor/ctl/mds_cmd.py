@@ -82,20 +82,14 @@ def make_mds(ctx: Context) -> int:
             )
         from vstor.mds.repository import join_cluster
 
-        result = join_cluster(cluster, address, repo, etcd=etcd)
+        result = join_cluster(cluster, address, repo, etcd=etcd, bootstrap=ctx.bootstrap)
     give_to_daemons(repo, cluster)
-    mds_id = result.get("mds_id", result.get("id"))
+    mds_id = result["mds_id"]
     what = f"cluster {cluster!r} and MDS#{mds_id}" if args.init else f"MDS#{mds_id} of cluster {cluster!r}"
-    text = f"{what} made in {repo}, address {address}\nnow start it: vstorctl -c {cluster} service start mds"
-    public = {
-        "cluster": cluster,
-        "mds_id": mds_id,
-        "address": address,
-        "repository": str(repo),
-        "created_cluster": bool(args.init),
-    }
-    if "cluster_id" in result:
-        public["cluster_id"] = result["cluster_id"]
+    made = f"{what} made in {repo}, address {result['address']}\nnow start it: vstorctl -c {cluster} service start mds"
+    text = made if result["changed"] else f"MDS#{mds_id} is in {repo} already, nothing was changed"
+    shown = ("cluster", "cluster_id", "mds_id", "address", "repository", "changed")
+    public = {**{name: result[name] for name in shown}, "created_cluster": bool(args.init and result["changed"])}
     ctx.emit(public, "" if args.quiet and not ctx.json_wanted else text)
     return 0
 

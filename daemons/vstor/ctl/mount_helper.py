@@ -84,13 +84,16 @@ def main() -> int:
     """Become vstor-mount, which returns when the file system is mounted."""
     try:
         arguments = parse(sys.argv[1:])
-        if arguments is None:
-            return 0
-        command = program("mount")
+        if arguments is not None:
+            command = program("mount")
+            os.execvp(command[0], command + arguments)
     except VstorError as exc:
         print(f"mount.fuse.vstor: {exc.message}", file=sys.stderr)
         return USAGE_EXIT
-    os.execvp(command[0], command + arguments)
+    except OSError as exc:
+        print(f"mount.fuse.vstor: cannot run vstor-mount: {exc.strerror}", file=sys.stderr)
+        return USAGE_EXIT
+    return 0
 
 
 if __name__ == "__main__":

@@ -40,6 +40,17 @@ def give_to_daemons(repository: Path | None, cluster: str) -> None:
             raise from_os_error(exc, f"cannot give {root} to user {user.pw_name}") from exc
 
 
+def let_daemons_make_files(directory: Path) -> bool:
+    """Let the daemons' user make files in a directory that is not ours alone: it is given to them only if nothing is in it. False if they cannot."""
+    user = daemon_user()
+    if user is None or directory.stat().st_uid == user.pw_uid or directory.stat().st_mode & 0o002:
+        return True
+    if any(directory.iterdir()):
+        return False
+    _chown(directory, user)
+    return True
+
+
 def make_daemon_dir(path: Path) -> None:
     """A directory daemons write to ($VSTOR_RUN, $VSTOR_LOG), theirs."""
     try:

@@ -232,7 +232,7 @@ COMMANDS = (
     Command(
         name="list-services",
         summary="list the servers and mounts made on this node",
-        description="Prints kind, id, state, pid, whether it starts at boot, and the repository of each metadata server, chunk server and mount on this node.",
+        description="Prints kind, id, state, pid, start at boot and directory of each metadata server, chunk server and mount on this node.",
         run=list_services,
         needs_cluster=False,
         examples=("vstorctl list-services", "vstorctl -c test_cluster list-services --format json"),
@@ -241,11 +241,13 @@ COMMANDS = (
         name="service",
         summary="start, stop and look at the servers and mounts of this node",
         description=(
-            "Acts on metadata servers (mds, with the etcd member of each), chunk servers (cs), mounts (mount) or all of this node, or on one by its id or name; "
+            "Acts on metadata servers (mds, with the etcd member of each), chunk servers (cs), mounts (mount) or all of this node, "
+            "or on one by its id or name; "
             "with -c only on those of one cluster. start waits until each is ready and says what a daemon that failed said. "
             "Starting what runs and stopping what does not is no error. stop goes from clients to etcd and refuses while a mount is in use. "
             "systemd does the work where it is PID 1, an own supervisord elsewhere. enable and disable decide about the next boot. "
-            "install writes the init scripts vstor-mdsd, vstor-csd and vstor-client. exec KIND CLUSTER.ID runs the daemon in the place of vstorctl; units use it. "
+            "install writes the init scripts vstor-mdsd, vstor-csd and vstor-client. "
+            "exec KIND CLUSTER.ID runs the daemon in the place of vstorctl; units use it. "
             f"status ends with {NOT_RUNNING_EXIT} when something does not run."
         ),
         run=service,
@@ -278,7 +280,10 @@ COMMANDS = (
     Command(
         name="mount",
         summary="mount the cluster now and at boot",
-        description="Registers a mount as a service of this node, starts it, and has it started at boot. Without a service: vstor-mount(8), or a line in /etc/fstab.",
+        description=(
+            "Registers a mount as a service of this node, starts it, and has it started at boot. "
+            "Without a service: vstor-mount(8), or a line in /etc/fstab."
+        ),
         run=mount,
         options=(
             Opt("mountpoint", metavar="DIR", help="where; made when it is not there"),

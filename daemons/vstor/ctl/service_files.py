@@ -58,8 +58,6 @@ def daemon_arguments(service: Service, log_file: Path, user: str | None) -> list
     Args:
         user: to become after what needs root; None: stay.
     """
-    if service.kind == "etcd":
-        return ["-r", service.path]
     if service.kind == "mount":
         return [
             "-c",
@@ -87,14 +85,8 @@ def _supervisor_quote(argv: list[str]) -> str:
     return shlex.join(check_plain(a) for a in argv).replace("%", "%%")
 
 
-def supervisor_program(
-    service: Service, argv: list[str], log_dir: Path, environment: Mapping[str, str], user: str | None
-) -> str:
-    """The conf.d file of one service.
-
-    Args:
-        user: supervisord switches to it before it starts the program; None: the program does that itself, or stays.
-    """
+def supervisor_program(service: Service, argv: list[str], log_dir: Path, environment: Mapping[str, str]) -> str:
+    """The conf.d file of one service. The program starts as supervisord's user and becomes its own itself, once its limits are raised."""
     name = program_name(service)
     pairs = ",".join(
         '{}="{}"'.format(k, check_plain(v).replace("%", "%%").replace('"', '\\"'))
@@ -121,8 +113,6 @@ def supervisor_program(
         "stderr_logfile_maxbytes=10MB",
         "stderr_logfile_backups=3",
     ]
-    if user:
-        lines.append(f"user={user}")
     if pairs:
         lines.append(f"environment={pairs}")
     return "\n".join(lines) + "\n"

@@ -111,10 +111,10 @@ def unmanaged_pid(service: Service) -> int | None:
     if pid is None:
         return None
     try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return None
-    return pid if os.fsencode(service.path) in words else None
+    return pid if os.fsencode(service.path) in command else None
 
 
 def state_of(manager: Manager, service: Service) -> ServiceState:

@@ -153,12 +153,10 @@ class Supervisor:
         self._ensure()
         with _lock(paths.run_dir() / "supervisor.lock"):
             for service in services:
-                become = user.pw_name if user and service.kind in ("mds", "cs") else None
                 argv = program(service.kind) + files.daemon_arguments(
-                    service, paths.log_dir() / f"{files.program_name(service)}.log", become
+                    service, paths.log_dir() / f"{files.program_name(service)}.log", user.pw_name if user else None
                 )
-                switch = user.pw_name if user and service.kind == "etcd" else None
-                text = files.supervisor_program(service, argv, paths.log_dir(), environment, switch)
+                text = files.supervisor_program(service, argv, paths.log_dir(), environment)
                 write_if_changed(paths.etc_dir() / "supervisor.d" / f"{files.program_name(service)}.conf", text)
             added, changed, _removed = self._rpc.reloadConfig()[0]
             states = {p["name"]: p["statename"] for p in self._rpc.getAllProcessInfo()}

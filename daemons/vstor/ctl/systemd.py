@@ -44,6 +44,16 @@ def run_command(argv: list[str]) -> subprocess.CompletedProcess[str]:
         raise VstorError(ErrorCode.TIMED_OUT, f"{' '.join(argv)} does not end — see systemctl list-jobs") from None
 
 
+def journal_directories(service: Service) -> list[Path]:
+    """Where a chunk server writes beside its repository."""
+    if service.kind != "cs":
+        return []
+    from vstor.cs.repository import read_identity
+
+    journal = read_identity(Path(service.path)).journal
+    return [Path(journal).parent] if journal else []
+
+
 class Systemd:
     """The manager where PID 1 is systemd.
 
@@ -76,9 +86,8 @@ class Systemd:
             unit = files.systemd_unit(kind, vstorctl(), user.pw_name if user else None)
             changed |= write_if_changed(self._unit_dir / f"{files.PROGRAMS[kind]}@.service", unit)
         for service in services:
-            writable = [Path(service.extra["journal"])] if service.extra.get("journal") else []
             file = self._unit_dir / f"{files.unit_name(service)}.d" / "vstor.conf"
-            changed |= write_if_changed(file, files.systemd_dropin(service, environment, writable))
+            changed |= write_if_changed(file, files.systemd_dropin(service, environment, journal_directories(service)))
         if changed:
             self._systemctl("daemon-reload")
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from vstor.ctl.main import main
 from vstor.errors import VstorError
 from vstor.proto import messages

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-
-from tests.unit.ctl.conftest import Ctl, FakeCluster
 from vstor.codes_gen import ERRORS, ErrorCode
 from vstor.ctl import main as main_module
 from vstor.ctl.main import COMMANDS, MENDS, build_parser, main, one_line
 from vstor.errors import VstorError
 from vstor.proto import messages
+
+from tests.unit.ctl.conftest import Ctl, FakeCluster
 
 VERBS = {
     "make-mds", "rm-mds", "auth-node", "discover", "make-cs", "rm-cs", "status", "top", "get-event", "get-attr", "set-attr",
@@ -65,7 +65,10 @@ def test_cluster_from_the_environment(
         (["-c", "c", "make-mds", "-a", "host", "-r", "/x"], "'host' is no address"),
         (["-c", "c", "make-mds", "-a", "1.2.3.4:65534", "-r", "/x"], "use 1 to 65533"),
         (["-c", "c", "make-mds", "-a", "1.2.3.4", "-r", "/x", "-P"], "belong to -I"),
-        (["-c", "c", "make-mds", "-I", "-a", "1.2.3.4", "-r", "/x", "--etcd", "ftp://x"], "'ftp://x' is no etcd address"),
+        (
+            ["-c", "c", "make-mds", "-I", "-a", "1.2.3.4", "-r", "/x", "--etcd", "ftp://x"],
+            "'ftp://x' is no etcd address",
+        ),
         (["-c", "c", "set-config", "x"], "'x' sets nothing"),
         (["-c", "c", "get-event", "--since", "yesterday"], "--since 'yesterday' is no time"),
         (["-c", "c", "get-event", "--limit", "0"], "--limit 0"),
@@ -133,5 +136,7 @@ def test_bootstrap_is_split(ctl: Ctl, monkeypatch: pytest.MonkeyPatch) -> None:
         asked.append((bootstrap, deadline_s))
         return messages.JsonReply(b"{}")
 
-    assert main(["-c", "c", "--timeout", "5", "get-config", "-b", "10.0.0.1,[::1]:9", "-b", "10.0.0.2:7"], call=call) == 0
+    assert (
+        main(["-c", "c", "--timeout", "5", "get-config", "-b", "10.0.0.1,[::1]:9", "-b", "10.0.0.2:7"], call=call) == 0
+    )
     assert asked == [(["10.0.0.1:2510", "[::1]:9", "10.0.0.2:7"], 5.0)]

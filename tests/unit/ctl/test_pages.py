@@ -7,7 +7,6 @@ import re
 import subprocess
 
 import pytest
-
 from vstor.ctl.completion import bash_completion
 from vstor.ctl.main import COMMANDS
 from vstor.ctl.manpages import exit_statuses, roff, verb_parsers, vstorctl_pages

@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-from tests.unit.ctl.conftest import Ctl
 from vstor import services as registry
 from vstor.ctl import service_cmd, services_mgr, supervisor
 from vstor.ctl.service_files import mount_id, program_name
 from vstor.services import Service
+
+from tests.unit.ctl.conftest import Ctl
 
 FAKE = Path(__file__).with_name("fake_daemon.py")
 

@@ -11,13 +11,13 @@ from xml.etree import ElementTree
 
 import jsonschema
 import pytest
-
-from tests.unit.ctl.conftest import Ctl, FakeCluster
 from vstor.codes_gen import ErrorCode
 from vstor.ctl import status_cmd
 from vstor.ctl.status_text import render_status
 from vstor.errors import VstorError
 from vstor.proto import messages
+
+from tests.unit.ctl.conftest import Ctl, FakeCluster
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "ctl" / "status.txt"
 SCHEMA: dict[str, Any] = json.loads(resources.files("vstor.ctl").joinpath("status.schema.json").read_text())
@@ -74,7 +74,8 @@ def test_schema_wants_words_of_the_vocabulary(status: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("used", "allocatable", "word"), [(0, 0, "NONE"), (1, 99, "OK"), (80, 20, "WARN"), (95, 5, "FULL"), (100, 0, "FULL")]
+    ("used", "allocatable", "word"),
+    [(0, 0, "NONE"), (1, 99, "OK"), (80, 20, "WARN"), (95, 5, "FULL"), (100, 0, "FULL")],
 )
 def test_space_word(used: int, allocatable: int, word: str) -> None:
     value = {**MINIMAL, "space": {"logical_used_bytes": used, "allocatable_bytes": allocatable}}

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from tests.unit.ctl.conftest import Ctl, FakeCluster
 from vstor import paths
 from vstor.codes_gen import ErrorCode
 from vstor.ctl import attributes, clusterpath, cs_cmd, event_cmd, passwords
 from vstor.errors import VstorError
 from vstor.proto import messages
+
+from tests.unit.ctl.conftest import Ctl, FakeCluster
 
 MOUNTS = """\
 proc /proc proc rw 0 0
@@ -63,7 +63,12 @@ def test_attribute_twice() -> None:
 
 
 def test_set_attr(ctl: Ctl, cluster: FakeCluster) -> None:
-    cluster.answers[messages.GetPathAttr] = {"directory": True, "replicas": "3:2", "failure-domain": "disk", "none": None}
+    cluster.answers[messages.GetPathAttr] = {
+        "directory": True,
+        "replicas": "3:2",
+        "failure-domain": "disk",
+        "none": None,
+    }
     result = ctl("-c", "c", "set-attr", "-R", "-p", "a//b/../c/", "replicas=3:2", "failure-domain=disk")
     assert cluster.asked[0] == (
         "c",
@@ -138,7 +143,9 @@ def test_symbolic_link_itself_is_meant(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_rm_cs_waits_until_dropped(ctl: Ctl, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = iter([{"state": "releasing", "replicas_left": n, "would_lose": 0} for n in (2, 2, 1)] + [{"state": "dropped"}])
+    answers = iter(
+        [{"state": "releasing", "replicas_left": n, "would_lose": 0} for n in (2, 2, 1)] + [{"state": "dropped"}]
+    )
     cluster.answers[messages.RemoveCs] = lambda _body: next(answers)
     monkeypatch.setattr(cs_cmd.time, "sleep", lambda _s: None)
     result = ctl("-c", "c", "rm-cs", "--wait", "CS#1026")
@@ -174,7 +181,9 @@ def test_rm_cs_dry_run_and_cancel(ctl: Ctl, cluster: FakeCluster) -> None:
 
 def test_rm_mds(ctl: Ctl, cluster: FakeCluster) -> None:
     assert ctl("-c", "c", "rm-mds", "MDS#3").out == "Removing MDS#3 ...\ndone\n"
-    cluster.answers[messages.RemoveMds] = VstorError(ErrorCode.UNSAFE, "Removing this MDS will make the cluster unusable")
+    cluster.answers[messages.RemoveMds] = VstorError(
+        ErrorCode.UNSAFE, "Removing this MDS will make the cluster unusable"
+    )
     result = ctl("-c", "c", "rm-mds", "3")
     assert result.code == 6
     assert result.err == "vstorctl: Removing this MDS will make the cluster unusable — nothing was changed\n"
@@ -193,12 +202,21 @@ def test_make_mds_first(ctl: Ctl, monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 
     def create_cluster(*args: Any) -> dict[str, Any]:
         made.append(args)
-        return {"mds_id": 1, "cluster_id": "abc"}
+        return {
+            "cluster": "c",
+            "cluster_id": "abc",
+            "mds_id": 1,
+            "address": args[1],
+            "repository": str(args[2]),
+            "changed": True,
+        }
 
     fake_repository(monkeypatch, "vstor.mds.repository", create_cluster=create_cluster)
     monkeypatch.setattr(sys, "stdin", io.StringIO("pass word \n"))
     repo = tmp_path / "mds"
-    result = ctl("-c", "c", "make-mds", "-I", "-a", "10.0.0.1", "-r", str(repo), "-P", "--set", "a.b=1", "--format", "json")
+    result = ctl(
+        "-c", "c", "make-mds", "-I", "-a", "10.0.0.1", "-r", str(repo), "-P", "--set", "a.b=1", "--format", "json"
+    )
     assert made == [("c", "10.0.0.1:2510", repo, b"pass word ", None, {"a.b": "1"})]
     value = json.loads(result.out)
     assert (value["mds_id"], value["cluster_id"], value["address"]) == (1, "abc", "10.0.0.1:2510")
@@ -210,11 +228,22 @@ def test_make_mds_joins(ctl: Ctl, monkeypatch: pytest.MonkeyPatch) -> None:
 
     def join_cluster(*args: Any, **kwargs: Any) -> dict[str, Any]:
         made.append((args, kwargs))
-        return {"mds_id": 2}
+        return {
+            "cluster": "c",
+            "cluster_id": "a",
+            "mds_id": 2,
+            "address": args[1],
+            "repository": "/x/y",
+            "changed": True,
+        }
 
     fake_repository(monkeypatch, "vstor.mds.repository", join_cluster=join_cluster)
-    result = ctl("-c", "c", "make-mds", "-a", "10.0.0.2:3000", "-r", "/x/y", "--etcd", "https://e1:2379,https://e2:2379")
-    assert made == [(("c", "10.0.0.2:3000", Path("/x/y")), {"etcd": ["https://e1:2379", "https://e2:2379"]})]
+    result = ctl(
+        "-c", "c", "make-mds", "-a", "10.0.0.2:3000", "-r", "/x/y", "--etcd", "https://e1:2379,https://e2:2379"
+    )
+    assert made == [
+        (("c", "10.0.0.2:3000", Path("/x/y")), {"etcd": ["https://e1:2379", "https://e2:2379"], "bootstrap": None})
+    ]
     assert result.out.startswith("MDS#2 of cluster 'c' made in /x/y")
 
 
@@ -224,7 +253,9 @@ def test_make_cs(ctl: Ctl, monkeypatch: pytest.MonkeyPatch) -> None:
     result = ctl("-c", "c", "make-cs", "-r", "/x", "-a", "10.0.0.1:7000", "-t", "2", "-j", "/ssd", "-s", "128")
     assert made == [("c", Path("/x"), "10.0.0.1:7000", 2, Path("/ssd"), 128)]
     assert result.out.startswith("CS#1025 made in /x\n")
-    assert ctl("-c", "c", "make-cs", "-r", "/x", "-a", "10.0.0.1").code == 2
+    assert ctl("-c", "c", "make-cs", "-r", "/x", "-a", "10.0.0.1").code == 0
+    assert made[1][2] == "10.0.0.1"
+    assert ctl("-c", "c", "make-cs", "-r", "/x", "-a", "10.0.0.1:0").code == 2
 
 
 # --- passwords -----------------------------------------------------------------------------------------------------
@@ -295,7 +326,9 @@ def test_get_event(ctl: Ctl, cluster: FakeCluster) -> None:
 
 def test_get_event_follows_over_an_outage(ctl: Ctl, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
     event = {"id": 7, "time_ms": 0, "sys": "MDS", "sev": "info", "message": "one"}
-    answers = iter([[event], VstorError(ErrorCode.UNREACHABLE), [{**event, "id": 8, "message": "two"}], KeyboardInterrupt()])
+    answers = iter(
+        [[event], VstorError(ErrorCode.UNREACHABLE), [{**event, "id": 8, "message": "two"}], KeyboardInterrupt()]
+    )
 
     def answer(_body: object) -> Any:
         value = next(answers)
@@ -315,7 +348,10 @@ def test_config(ctl: Ctl, cluster: FakeCluster) -> None:
     cluster.answers[messages.GetConfig] = {"b": "2", "a": "1"}
     assert ctl("-c", "c", "get-config").out == "a=1\nb=2\n"
     assert ctl("-c", "c", "set-config", "a=b=c", "d=").out == "a=b=c\nd=\n"
-    assert [b for _, b in cluster.asked[1:]] == [messages.SetConfig(name="a", value="b=c"), messages.SetConfig(name="d", value="")]
+    assert [b for _, b in cluster.asked[1:]] == [
+        messages.SetConfig(name="a", value="b=c"),
+        messages.SetConfig(name="d", value=""),
+    ]
 
 
 def test_file_info_reads_all_pages(ctl: Ctl, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -354,7 +390,9 @@ def test_list_chunks(ctl: Ctl, cluster: FakeCluster) -> None:
 
 
 def test_leases(ctl: Ctl, cluster: FakeCluster) -> None:
-    cluster.answers[messages.GetLeases] = [{"ino": 4, "mode": 2, "session_id": 71, "host": "n1", "name": "/pcs", "path": "/a"}]
+    cluster.answers[messages.GetLeases] = [
+        {"ino": 4, "mode": 2, "session_id": 71, "host": "n1", "name": "/pcs", "path": "/a"}
+    ]
     assert ctl("-c", "c", "get-leases").out.splitlines()[1].split() == ["4", "exclusive", "71", "n1", "/pcs", "/a"]
     assert ctl("get-leases").code == 2
     assert ctl("-c", "c", "revoke", "-R", "-p", "/a").out == "leases on vstor://c/a are revoked\n"
@@ -367,7 +405,9 @@ def test_discover(ctl: Ctl) -> None:
     (directory / "bs.list").write_text("# first\n127.0.0.9:1\n")
     (directory / "node.crt").write_text("")
     value = json.loads(ctl("discover", "--format", "json").out)
-    assert value == [{"cluster": "c", "cluster_id": "", "authenticated": True, "mds": [{"address": "127.0.0.9:1", "answers": False}]}]
+    assert value == [
+        {"cluster": "c", "cluster_id": "", "authenticated": True, "mds": [{"address": "127.0.0.9:1", "answers": False}]}
+    ]
 
 
 def test_report_holds_no_secret(ctl: Ctl, cluster: FakeCluster, tmp_path: Path) -> None:
