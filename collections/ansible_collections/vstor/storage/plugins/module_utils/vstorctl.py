@@ -108,7 +108,7 @@ class VstorCtl:
         """The cluster's status, or None when there is no cluster or no MDS answers."""
         if not self.available or not self.authenticated():
             return None
-        rc, data, _message = self.run("status")
+        rc, data, _message = self.run("status", "--timeout", "5")
         return data if rc == 0 and isinstance(data, dict) else None
 
 
