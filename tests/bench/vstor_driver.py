@@ -34,7 +34,12 @@ class VStor(Driver):  # type: ignore[misc]  # base class has no types
         import subprocess
 
         done = subprocess.run(
-            [sys.executable, "-m", "vstor.ctl.main", "-c", "bench", *args], env={**os.environ, **self._env()}, input=stdin, capture_output=True, text=True, timeout=120
+            [sys.executable, "-m", "vstor.ctl.main", "-c", "bench", *args],
+            env={**os.environ, **self._env()},
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=120,
         )
         if done.returncode:
             raise RuntimeError(f"vstorctl {args}: {done.stdout}{done.stderr}")
@@ -61,7 +66,11 @@ class VStor(Driver):  # type: ignore[misc]  # base class has no types
             self._ctl("make-cs", "-r", repo, "-a", f"127.0.0.1:{self.port + 10 + i}")
             self._start_cs(i)
         self._ctl("set-attr", "-p", "/", "replicas=3:2", "failure-domain=disk")
-        self.config = {"replicas": "3:2", "auth_mode": "sign (default)", "journal": "256 MiB in the CS directory (default)"}
+        self.config = {
+            "replicas": "3:2",
+            "auth_mode": "sign (default)",
+            "journal": "256 MiB in the CS directory (default)",
+        }
         self.mount()
 
     def _start_cs(self, i):

@@ -18,7 +18,9 @@ def degraded(status: dict) -> bool:  # type: ignore[type-arg]
 
 def healthy(status: dict) -> bool:  # type: ignore[type-arg]
     chunks = status["chunks"]
-    return chunks["healthy"] > 0 and not any(chunks[k] for k in ("degraded", "urgent", "blocked", "offline", "replicating"))
+    return chunks["healthy"] > 0 and not any(
+        chunks[k] for k in ("degraded", "urgent", "blocked", "offline", "replicating")
+    )
 
 
 def test_kill_a_chunk_server_while_fio_verifies(own_cluster: Cluster) -> None:
@@ -155,7 +157,11 @@ def test_wrong_password_and_no_certificate(own_cluster: Cluster, tmp_path: Path)
 def test_garbage_on_every_port_is_survived(own_cluster: Cluster) -> None:
     import socket
 
-    targets = [(own_cluster.address, own_cluster.port + 1), (own_cluster.address, own_cluster.port), (own_cluster.address, own_cluster.port + 2)]
+    targets = [
+        (own_cluster.address, own_cluster.port + 1),
+        (own_cluster.address, own_cluster.port),
+        (own_cluster.address, own_cluster.port + 2),
+    ]
     for cs in own_cluster.status()["cs"]:
         host, port = cs["address"].rsplit(":", 1)
         targets.append((host, int(port)))

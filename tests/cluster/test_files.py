@@ -300,7 +300,14 @@ def test_tar_out_and_in(mnt: Path) -> None:
 
 
 def test_git(mnt: Path) -> None:
-    env = dict(os.environ, GIT_CONFIG_GLOBAL="/dev/null", GIT_AUTHOR_NAME="t", GIT_AUTHOR_EMAIL="t@e", GIT_COMMITTER_NAME="t", GIT_COMMITTER_EMAIL="t@e")
+    env = dict(
+        os.environ,
+        GIT_CONFIG_GLOBAL="/dev/null",
+        GIT_AUTHOR_NAME="t",
+        GIT_AUTHOR_EMAIL="t@e",
+        GIT_COMMITTER_NAME="t",
+        GIT_COMMITTER_EMAIL="t@e",
+    )
 
     def git(*args: str) -> None:
         subprocess.run(["git", *args], check=True, env=env, capture_output=True, timeout=120)
@@ -318,7 +325,10 @@ def test_git(mnt: Path) -> None:
     git("-C", str(mnt / "c"), "fsck", "--full", "--strict")
 
 
-@pytest.mark.parametrize(("rw", "direct", "bs"), [("randwrite", 1, "4k"), ("randwrite", 0, "4k-64k"), ("write", 1, "1m"), ("write", 0, "128k")])
+@pytest.mark.parametrize(
+    ("rw", "direct", "bs"),
+    [("randwrite", 1, "4k"), ("randwrite", 0, "4k-64k"), ("write", 1, "1m"), ("write", 0, "128k")],
+)
 def test_fio_verify(mnt: Path, rw: str, direct: int, bs: str) -> None:
     size = "32m"
     done = subprocess.run(

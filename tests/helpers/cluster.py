@@ -80,7 +80,9 @@ class Proc:
 
     def start(self) -> None:
         with self.log.open("ab") as out:
-            self.popen = subprocess.Popen(self.argv, env=self.env, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True)
+            self.popen = subprocess.Popen(
+                self.argv, env=self.env, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
+            )
 
     @property
     def running(self) -> bool:
@@ -144,12 +146,16 @@ class Cluster:
         self.port = 0
 
     # --- commands -------------------------------------------------------------------------------
-    def run(self, *args: str, check: bool = True, stdin: str = "", module: str = "ctl", timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *args: str, check: bool = True, stdin: str = "", module: str = "ctl", timeout_s: float = 60
+    ) -> subprocess.CompletedProcess[str]:
         """A command such as vstorctl, with -c already given for ctl."""
         argv = [sys.executable, "-m", MODULES[module], *(["-c", self.name] if module == "ctl" else []), *args]
         done = subprocess.run(argv, env=self.env, input=stdin, capture_output=True, text=True, timeout=timeout_s)
         if check and done.returncode:
-            raise AssertionError(f"{' '.join(argv[2:])}: exit {done.returncode}\n{done.stdout}{done.stderr}\n{self.tails()}")
+            raise AssertionError(
+                f"{' '.join(argv[2:])}: exit {done.returncode}\n{done.stdout}{done.stderr}\n{self.tails()}"
+            )
         return done
 
     def status(self) -> dict[str, Any]:
@@ -218,7 +224,9 @@ class Cluster:
     def add_cs(self, *options: str) -> str:
         """make-cs and start; the name of its process."""
         repo = self.base / "state" / f"cs{len(self.cs_dirs) + 1}"
-        self.run("make-cs", "-r", str(repo), "-a", f"{self.address}:{free_base_port(self.address, 1)}", "-s", "64", *options)
+        self.run(
+            "make-cs", "-r", str(repo), "-a", f"{self.address}:{free_base_port(self.address, 1)}", "-s", "64", *options
+        )
         ident = json.loads((repo / "cs.json").read_bytes())["cs_id"]
         name = f"cs-{ident}"
         self.cs_dirs[name] = repo

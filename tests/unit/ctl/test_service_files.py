@@ -17,7 +17,7 @@ from vstor.ctl.service_files import PROGRAMS
 from vstor.errors import VstorError
 from vstor.services import Service
 
-CS = Service("test_cluster", "cs", "1025", "/disks/a b/50% \"x\"")
+CS = Service("test_cluster", "cs", "1025", '/disks/a b/50% "x"')
 MOUNT = Service("c", "mount", "pcs", "/pcs", {"options": ["-C", "/ssd/cache", "-R", "64"]})
 
 
@@ -49,12 +49,25 @@ def test_a_client_that_was_unmounted_stays_so() -> None:
 def test_paths_that_cannot_be_written_down(path: str) -> None:
     service = Service("c", "cs", "1", path)
     with pytest.raises(VstorError) as caught:
-        service_files.supervisor_program(service, ["x", *service_files.daemon_arguments(service, Path("/l"), None)], Path("/log"), {})
+        service_files.supervisor_program(
+            service, ["x", *service_files.daemon_arguments(service, Path("/l"), None)], Path("/log"), {}
+        )
     assert caught.value.code == ErrorCode.INVALID
 
 
 def test_arguments_of_daemons() -> None:
-    assert service_files.daemon_arguments(MOUNT, Path("/l"), "vstor") == ["-c", "c", "-f", "-l", "/l", "-C", "/ssd/cache", "-R", "64", "/pcs"]
+    assert service_files.daemon_arguments(MOUNT, Path("/l"), "vstor") == [
+        "-c",
+        "c",
+        "-f",
+        "-l",
+        "/l",
+        "-C",
+        "/ssd/cache",
+        "-R",
+        "64",
+        "/pcs",
+    ]
     for kind in ("etcd", "mds", "cs"):
         service = Service("c", kind, "1", "/r")
         assert service_files.daemon_arguments(service, Path("/l"), "vstor") == ["-r", "/r", "-u", "vstor", "-l", "/l"]
@@ -190,7 +203,7 @@ def test_init_scripts(ctl: Ctl, tmp_path: Path) -> None:
     assert ctl("service", "install", "--root", str(tmp_path)).code == 0
     assert "nothing to change" in ctl("service", "install", "--root", str(tmp_path)).out
     tool = tmp_path / "vstorctl"
-    tool.write_text("#!/bin/sh\necho \"$@\"\n")
+    tool.write_text('#!/bin/sh\necho "$@"\n')
     tool.chmod(0o755)
     for name, kind in (("vstor-mdsd", "mds"), ("vstor-csd", "cs"), ("vstor-client", "mount")):
         path = tmp_path / "etc/init.d" / name
@@ -201,7 +214,9 @@ def test_init_scripts(ctl: Ctl, tmp_path: Path) -> None:
         path.write_text(text.replace(line, f"vstorctl={tool}"))
 
         def run(*words: str, script: Path = path, **env: str) -> str:
-            return subprocess.run([str(script), *words], env={"PATH": "/usr/bin:/bin", **env}, capture_output=True, text=True, check=False).stdout
+            return subprocess.run(
+                [str(script), *words], env={"PATH": "/usr/bin:/bin", **env}, capture_output=True, text=True, check=False
+            ).stdout
 
         assert run("start") == f"service start {kind}\n"
         assert run("start", PREVLEVEL="N", RUNLEVEL="2") == f"service start --enabled {kind}\n"
@@ -230,7 +245,9 @@ def test_mount_helper(argv: list[str], expected: list[str] | None) -> None:
 @pytest.mark.parametrize(
     "argv", [[], ["vstor://c"], ["/dev/sda", "/pcs"], ["vstor://a b", "/pcs"], ["vstor://c", "/pcs", "-o"], ["vstor://c", "/pcs", "-z"], ["vstor://c", "/pcs", "-N", "x"]]
 )  # fmt: skip
-def test_mount_helper_refuses(argv: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mount_helper_refuses(
+    argv: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys, "argv", ["mount.fuse.vstor", *argv])
     assert mount_helper.main() == 1
     err = capsys.readouterr().err
