@@ -28,7 +28,7 @@ from vstor.cs.sources import Sources
 from vstor.daemon import Readiness, complain, drop_privileges, raise_limits, run, serve_metrics, wait_for_signal
 from vstor.errors import VstorError
 from vstor.logs import LEVELS, setup_logging
-from vstor.net.identity import Identity, format_address, read_bs_list, parse_address
+from vstor.net.identity import Identity, format_address, parse_address, read_bs_list
 from vstor.net.rpc_client import MdsClient
 
 log = logging.getLogger(__name__)

@@ -136,6 +136,8 @@ class Scrubber:
                 await self._finish()
                 return
             for replica in replicas:
+                if wait_ms(self.state, self.config, self._now_ms()) is None:
+                    break
                 if not replica.syncing:
                     await self.scrub_chunk(replica.chunk_id)
                 self.state.after = replica.chunk_id

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
 from vstor import native
 from vstor.codes_gen import ErrorCode
 from vstor.crc32c_py import crc32c as twin
@@ -54,7 +53,7 @@ def test_buffer_is_aligned_zeroed_and_bounded() -> None:
         buffer.view[4096:4099] = b"abc"
         assert native.ffi.buffer(buffer.part(4096, 4096), 3)[:] == b"abc"
         for offset, length in ((1, 4096), (0, 4097), (4096, 8192), (-4096, 4096)):
-            with pytest.raises(ValueError, match="multiples|outside"):
+            with pytest.raises(ValueError, match=r"multiples|outside"):
                 buffer.part(offset, length)
     with pytest.raises(ValueError, match="closed"):
         _ = buffer.pointer

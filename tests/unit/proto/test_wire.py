@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
 from vstor.codes_gen import ERRORS, ErrorCode
 from vstor.crc32c_py import crc32c
 from vstor.errors import VstorError

@@ -1,0 +1,74 @@
+"""Start of a copy and choice of granules, case by case."""
+
+from __future__ import annotations
+
+import pytest
+from vstor.cs.choice import (
+    Action,
+    LastPass,
+    Local,
+    Start,
+    choose_granules,
+    choose_start,
+    same_source,
+    usable_base,
+)
+
+SKIP, COMPARE, COPY = Action.SKIP, Action.COMPARE, Action.COPY
+
+
+@pytest.mark.parametrize(
+    ("local", "version", "base", "since", "start"),
+    [
+        (None, 5, 0, 0, Start.FRESH),
+        (None, 5, 3, 9, Start.FRESH),
+        (Local(5, False), 5, 3, 0, Start.DONE),
+        (Local(6, False), 5, 3, 0, Start.REFUSE),
+        (Local(3, False), 5, 3, 0, Start.REUSE),
+        (Local(3, False), 5, 0, 0, Start.EMPTY),
+        (Local(3, True), 5, 3, 0, Start.REUSE),  # a resync that was cut off: still complete at its version
+        (Local(0, True), 5, 3, 0, Start.EMPTY),  # a copy that was cut off: complete at nothing
+        (Local(0, True), 5, 0, 7, Start.CONTINUE),
+        (Local(3, True), 5, 3, 7, Start.CONTINUE),
+        (Local(3, False), 5, 3, 7, Start.REUSE),  # the first pass is unknown here
+    ],
+)
+def test_start(local: Local | None, version: int, base: int, since: int, start: Start) -> None:
+    assert choose_start(local, version, base, since) is start
+
+
+def test_base_is_never_above_what_is_here() -> None:
+    assert usable_base(Start.REUSE, Local(3, False), 4) == 3
+    assert usable_base(Start.REUSE, Local(4, False), 3) == 3
+    assert usable_base(Start.EMPTY, Local(4, False), 3) == 0
+    assert usable_base(Start.FRESH, None, 3) == 0
+
+
+def test_granules_of_a_fresh_copy_are_all_copied() -> None:
+    assert choose_granules([(0, 0), (5, 1)], Start.FRESH, 0, 0, None) == [COPY, COPY]
+
+
+def test_granules_of_a_stale_replica() -> None:
+    source = [(2, 0), (3, 1), (4, 2), (0, 0)]
+    assert choose_granules(source, Start.REUSE, 3, 0, None) == [SKIP, COMPARE, COPY, SKIP]
+
+
+def test_granules_of_a_next_pass_follow_the_sequence() -> None:
+    last = LastPass(1, 9, 10)
+    source = [(5, 9), (5, 10), (5, 11)]
+    assert choose_granules(source, Start.CONTINUE, 0, 10, last) == [SKIP, SKIP, COPY]
+    assert choose_granules(source, Start.CONTINUE, 0, 8, last) == [COPY, COPY, COPY]
+    # the MDS may not claim more than this side has seen
+    assert choose_granules(source, Start.CONTINUE, 0, 99, last) == [SKIP, SKIP, COPY]
+
+
+def test_next_pass_from_an_unknown_source_compares_everything() -> None:
+    assert choose_granules([(5, 1), (5, 2)], Start.CONTINUE, 0, 10, None) == [COMPARE, COMPARE]
+
+
+def test_sequence_means_nothing_after_a_restart_or_elsewhere() -> None:
+    last = LastPass(1, 9, 10)
+    assert same_source(last, 1, 9) is last
+    assert same_source(last, 1, 8) is None
+    assert same_source(last, 2, 9) is None
+    assert same_source(None, 1, 9) is None
