@@ -2,7 +2,8 @@
 
 DESIGN (ARCHITECTURE.md "Data path"): each granule of a replica remembers the chunk version at its last change (mod_version, on
 disk) and the write sequence of that change (write_seq, in memory, counted since the server's start: its incarnation). A stale
-replica that was complete at version b lacks only changes made at b or later. Between two passes of one copy only granules with a
+replica that was complete at version b differs only in granules that were changed at b or later, there or here (a write that reached
+only this replica was never acknowledged and is undone). Between two passes of one copy only granules with a
 larger write_seq changed, if the source is the same and did not restart.
 """
 
@@ -76,11 +77,17 @@ def usable_base(start: Start, local: Local | None, base_version: int) -> int:
 
 
 def choose_granules(
-    source: Sequence[Granule], start: Start, base_version: int, since_seq: int, last: LastPass | None
+    source: Sequence[Granule],
+    here: Sequence[Granule],
+    start: Start,
+    base_version: int,
+    since_seq: int,
+    last: LastPass | None,
 ) -> list[Action]:
     """One action for each granule.
 
     Args:
+        here: granules of the replica here, as many as the source has; only looked at for Start.REUSE.
         base_version: of usable_base. since_seq: of the order.
         last: the earlier pass, None when it is not known or was not taken from this source in this incarnation.
     """
@@ -90,11 +97,15 @@ def choose_granules(
         after = min(since_seq, last.write_seq)
         return [Action.COPY if seq > after else Action.SKIP for _, seq in source]
     if start is Start.REUSE and base_version > 0:
-        return [
-            Action.SKIP if mod < base_version else Action.COMPARE if mod == base_version else Action.COPY
-            for mod, _ in source
-        ]
+        return [_reuse(theirs[0], mine[0], base_version) for theirs, mine in zip(source, here, strict=True)]
     return [Action.COPY] * len(source)
+
+
+def _reuse(theirs: int, mine: int, base_version: int) -> Action:
+    """From the mod_version of a granule at the source and here."""
+    if theirs > base_version:
+        return Action.COPY
+    return Action.COMPARE if max(theirs, mine) >= base_version else Action.SKIP
 
 
 def same_source(last: LastPass | None, source_cs: int, incarnation: int) -> LastPass | None:

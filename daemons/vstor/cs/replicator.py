@@ -172,9 +172,11 @@ class Replicator:
         state = await self._host.call(reader.stat)
         if state.chunk_bytes != order.chunk_bytes:
             raise VstorError(ErrorCode.BAD_REQUEST, f"source {reader.cs_id} has another chunk size")
-        granules = await self._host.call(reader.granules, order.chunk_bytes // GRANULE_BYTES)
+        count = order.chunk_bytes // GRANULE_BYTES
+        granules = await self._host.call(reader.granules, count)
+        here = await self._host.call(self._store.granules, order.chunk_id, count)
         last = same_source(self._passes.pop(order.chunk_id, None), reader.cs_id, state.incarnation)
-        actions = choose_granules(granules, start, base, order.since_seq, last)
+        actions = choose_granules(granules, here, start, base, order.since_seq, last)
         # 2. Copy.
         others = [s for s in order.sources if s.cs_id != reader.cs_id]
         transfer = self._transfer(order.chunk_id, order.version, reader, others, order.rate_bytes_s)

@@ -159,7 +159,7 @@ class Scrubber:
         self.bytes_read += n_bytes
         self.state.bad_blocks += bad
         await self.limit.take(n_bytes)
-        return bad
+        return int(bad)
 
     async def _finish(self) -> None:
         self.state.after = 0

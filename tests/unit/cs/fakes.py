@@ -109,6 +109,9 @@ class FakeEngine:
         start = offset % GRANULE_BYTES
         return None if whole is None else whole[start : start + length]
 
+    def granules(self, chunk_id: int, count: int) -> list[tuple[int, int]]:
+        return [self.chunk(chunk_id).granules.get(i, (0, 0)) for i in range(count)]
+
     def sync(self) -> None:
         self.log.append(("sync",))
 
@@ -156,8 +159,7 @@ class FakeSource:
         return SourceState(chunk.version, chunk.chunk_bytes, self.engine.seq, self.engine.incarnation)
 
     def granules(self, count: int) -> list[tuple[int, int]]:
-        chunk = self.engine.chunk(self.chunk_id)
-        return [chunk.granules.get(i, (0, 0)) for i in range(count)]
+        return self.engine.granules(self.chunk_id, count)
 
     def hash(self, offset: int, length: int) -> bytes:
         self._fail("hash")

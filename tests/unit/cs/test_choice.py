@@ -45,25 +45,26 @@ def test_base_is_never_above_what_is_here() -> None:
 
 
 def test_granules_of_a_fresh_copy_are_all_copied() -> None:
-    assert choose_granules([(0, 0), (5, 1)], Start.FRESH, 0, 0, None) == [COPY, COPY]
+    assert choose_granules([(0, 0), (5, 1)], [(0, 0)] * 9, Start.FRESH, 0, 0, None) == [COPY, COPY]
 
 
 def test_granules_of_a_stale_replica() -> None:
-    source = [(2, 0), (3, 1), (4, 2), (0, 0)]
-    assert choose_granules(source, Start.REUSE, 3, 0, None) == [SKIP, COMPARE, COPY, SKIP]
+    source = [(2, 0), (3, 1), (4, 2), (0, 0), (2, 0), (2, 0)]
+    here = [(2, 0), (2, 0), (2, 0), (0, 0), (3, 0), (4, 0)]  # the last two: a write that came only here
+    assert choose_granules(source, here, Start.REUSE, 3, 0, None) == [SKIP, COMPARE, COPY, SKIP, COMPARE, COMPARE]
 
 
 def test_granules_of_a_next_pass_follow_the_sequence() -> None:
     last = LastPass(1, 9, 10)
     source = [(5, 9), (5, 10), (5, 11)]
-    assert choose_granules(source, Start.CONTINUE, 0, 10, last) == [SKIP, SKIP, COPY]
-    assert choose_granules(source, Start.CONTINUE, 0, 8, last) == [COPY, COPY, COPY]
+    assert choose_granules(source, [(0, 0)] * 9, Start.CONTINUE, 0, 10, last) == [SKIP, SKIP, COPY]
+    assert choose_granules(source, [(0, 0)] * 9, Start.CONTINUE, 0, 8, last) == [COPY, COPY, COPY]
     # the MDS may not claim more than this side has seen
-    assert choose_granules(source, Start.CONTINUE, 0, 99, last) == [SKIP, SKIP, COPY]
+    assert choose_granules(source, [(0, 0)] * 9, Start.CONTINUE, 0, 99, last) == [SKIP, SKIP, COPY]
 
 
 def test_next_pass_from_an_unknown_source_compares_everything() -> None:
-    assert choose_granules([(5, 1), (5, 2)], Start.CONTINUE, 0, 10, None) == [COMPARE, COMPARE]
+    assert choose_granules([(5, 1), (5, 2)], [(0, 0)] * 9, Start.CONTINUE, 0, 10, None) == [COMPARE, COMPARE]
 
 
 def test_sequence_means_nothing_after_a_restart_or_elsewhere() -> None:

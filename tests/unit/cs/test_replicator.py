@@ -97,6 +97,15 @@ async def test_stale_replica_takes_over_only_what_changed(world: World) -> None:
     assert world.equal()
 
 
+async def test_write_that_reached_only_the_stale_replica_is_undone(world: World) -> None:
+    here = FakeChunk(7, 4, CHUNK_BYTES, data={0: granule(10), 1: granule(11), 2: granule(99)}, granules={2: (4, 1)})
+    world.here.chunks[7] = here
+    world.engines[1].chunks[7].granules = {0: (3, 1), 1: (3, 2), 2: (3, 3)}
+    await world.replicator.replicate(world.order(base_version=4))
+    assert world.here.written() == [2]
+    assert world.equal()
+
+
 async def test_replica_older_than_the_base_is_not_trusted_beyond_its_version(world: World) -> None:
     world.here.chunks[7] = FakeChunk(7, 2, CHUNK_BYTES)
     world.engines[1].chunks[7].granules = {0: (3, 1), 1: (3, 2), 2: (5, 3)}
