@@ -68,7 +68,7 @@ int64_t vst_file_io(vst_file *f, int op, uint64_t off, uint64_t len, void *buf, 
 struct vst_raw { uint32_t cs_id; uint64_t chunk_id; uint32_t version; const uint8_t *ticket; };
 int vst_raw_read(vst_cl *cl, const struct vst_raw *r, uint64_t off, uint32_t len, void *buf, int *hole);
 int vst_raw_hash(vst_cl *cl, const struct vst_raw *r, uint64_t off, uint32_t len, uint8_t out[32]);
-int vst_raw_granules(vst_cl *cl, const struct vst_raw *r, uint64_t *pairs, uint32_t npairs); /* count */
+int vst_raw_granules(vst_cl *cl, const struct vst_raw *r, uint64_t *pairs, uint32_t npairs); /* count, -errno, or -1000 - status */
 int vst_raw_stat(vst_cl *cl, const struct vst_raw *r, void *chunk_stat48);
 int vst_raw_sync(vst_cl *cl, const struct vst_raw *r);
 
