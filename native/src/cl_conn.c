@@ -14,7 +14,8 @@ void conn_mark(struct cs *cs)
 	list_add(&cs->cl->dirty, &cs->dirty_link);
 }
 
-/* Seal and put at the end of what is to be sent. The order of sealing is the order of sending: the tags count frames. */
+/* Seal and put at the end of what is to be sent. The order of sealing is the order of sending: the tags count frames.
+ */
 void conn_queue(struct cs *cs, struct xfer *x)
 {
 	struct vst_frame *h = &x->hdr;

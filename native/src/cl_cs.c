@@ -108,6 +108,7 @@ struct access {
 
 static void attempt(struct cs *cs);
 static void back_off(struct cs *cs);
+static void drop_connection(struct cs *cs, int status);
 
 static void run_set_cs(struct vst_cl *cl, struct cmd *c)
 {
@@ -118,8 +119,9 @@ static void run_set_cs(struct vst_cl *cl, struct cmd *c)
 		cl_cmd_done(c, -ENOMEM);
 		return;
 	}
-	bool same_key = (cs->have_key || cs->refused) && cs->session_id == a->session_id && cs->expiry_ms == a->expiry_ms &&
-			memcmp(cs->key, a->key, 32) == 0;
+	bool same_key = (cs->have_key || cs->refused) && cs->session_id == a->session_id &&
+			cs->expiry_ms == a->expiry_ms && memcmp(cs->key, a->key, 32) == 0;
+	bool other_session = cs->have_key && cs->session_id != a->session_id; /* its tickets need it */
 	bool same_addr = cs->naddr == a->naddr && memcmp(cs->addr, a->addr, sizeof cs->addr) == 0;
 	memcpy(cs->addr, a->addr, sizeof cs->addr);
 	cs->naddr = a->naddr;
@@ -133,11 +135,15 @@ static void run_set_cs(struct vst_cl *cl, struct cmd *c)
 	memcpy(cs->key, a->key, 32);
 	explicit_bzero(a->key, sizeof a->key);
 	cs->need_cs_sent = false;
-	bool refused_again = cs->refused && same_key; /* the server may not know the MDS's new keys yet: not in a tight loop */
+	bool refused_again =
+		cs->refused && same_key; /* the server may not know the MDS's new keys yet: not in a tight loop */
 	cs->refused = false;
-	if (cs->key_suspect && !same_key && cs->state == CS_READY) {
+	if (((cs->key_suspect && !same_key) || other_session) && cs->state >= CS_HELLO && cs->state <= CS_READY) {
 		cs->key_suspect = false;
-		cs_fail(cs, VST_ERR_EXPIRED);
+		drop_connection(cs, VST_ERR_EXPIRED);
+		cs->state = CS_IDLE;
+		if (cs->naddr && !list_empty(&cs->waiting))
+			attempt(cs);
 	}
 	if (!cs->naddr) {
 		if (cs->state == CS_NOKEY || cs->state == CS_BACKOFF) {
@@ -328,14 +334,11 @@ void cs_fail_waiting(struct cs *cs, int status)
 		xfer_fail_later(cs->cl, list_first(&cs->waiting, struct xfer, link), status);
 }
 
-/* Drop the connection: every xfer on it ends, and what waits behind them too, since waiting would help nobody. */
-void cs_fail(struct cs *cs, int status)
+/* Every xfer on the connection ends with this status; the caller says what becomes of the server. */
+static void drop_connection(struct cs *cs, int status)
 {
 	struct vst_cl *cl = cs->cl;
-	bool was_ready = cs->state == CS_READY;
 
-	if (cs->fd < 0)
-		return;
 	close_fd(cs);
 	timer_cancel(cl, &cs->timer);
 	vst_seal_free(cs->tx_seal);
@@ -358,15 +361,22 @@ void cs_fail(struct cs *cs, int status)
 		xfer_fail_later(cl, list_first(&cs->inflight, struct xfer, link), status);
 	cs->ninflight = 0;
 	cs->inflight_bytes = 0;
+}
+
+/* The connection is of no use any more. What waits for it ends too: waiting would help nobody. */
+void cs_fail(struct cs *cs, int status)
+{
+	bool was_ready = cs->state == CS_READY;
+
+	if (cs->fd < 0)
+		return;
+	drop_connection(cs, status);
 	if (was_ready) {
-		COUNT(cl, reconnects, 1);
+		COUNT(cs->cl, reconnects, 1);
 		cs->addr_at = 0;
 		cs->backoff_ms = 0;
 		cs_fail_waiting(cs, status);
-		if (status == VST_ERR_EXPIRED)
-			cs->state = CS_IDLE;
-		else
-			back_off(cs); /* a short one: a server that just stopped is not back at once */
+		back_off(cs); /* a short one: a server that just stopped is not back at once */
 		return;
 	}
 	/* Not even greeted: another address, or back off. */

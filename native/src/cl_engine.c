@@ -336,6 +336,7 @@ void vst_cl_free(vst_cl *cl)
 		return;
 	if (cl->wake_fd >= 0 && cl->epfd >= 0)
 		vst_cl_stop(cl);
+	fuse_free(cl);
 	while (!list_empty(&cl->files))
 		file_free_now(list_first(&cl->files, struct vst_file, link));
 	for (uint32_t i = 0; i < CS_HASH; i++)

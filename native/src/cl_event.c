@@ -1,5 +1,6 @@
 /* Events of the client engine for Python: a list with an eventfd.
- * Its length is bounded by what raises events: IO_DONE by CL_REQS_MAX, the NEED_ and FAILED kinds by one for each chunk, file or server. */
+ * Its length is bounded by what raises events: IO_DONE by CL_REQS_MAX, the NEED_ and FAILED kinds by one for each
+ * chunk, file or server. */
 #include <unistd.h>
 #include "cl_internal.h"
 
@@ -66,7 +67,8 @@ int vst_cl_next_event(vst_cl *cl, struct vst_cl_event *ev)
 
 	pthread_mutex_lock(&cl->event_mu);
 	if (list_empty(&cl->events)) {
-		if (cl->event_signalled) { /* take the signal, so that the descriptor is readable only when events wait */
+		if (cl->event_signalled) { /* take the signal, so that the descriptor is readable only when events wait
+					    */
 			uint64_t count;
 			ssize_t got = read(cl->event_fd, &count, sizeof count);
 			(void)got; /* EAGAIN when the caller has read it */

@@ -60,7 +60,8 @@ struct chunk *chunk_get(struct vst_file *f, uint32_t index)
 
 void chunk_need_map(struct chunk *c, int write, int status)
 {
-	struct vst_cl_event ev = {.kind = VST_EV_NEED_MAP, .index = c->index, .write = (uint32_t)write, .error = status};
+	struct vst_cl_event ev = {
+		.kind = VST_EV_NEED_MAP, .index = c->index, .write = (uint32_t)write, .error = status};
 
 	if (c->asked >= 1 + write)
 		return;
@@ -140,6 +141,8 @@ vst_file *vst_file_new(vst_cl *cl, uint64_t ino, uint32_t chunk_bytes, uint64_t 
 void file_free_now(struct vst_file *f)
 {
 	event_forget(f->cl, f);
+	if (f->nbinds)
+		fuse_unbind_file(f);
 	for (uint32_t i = 0; i < f->table_size; i++)
 		while (f->table[i]) {
 			struct chunk *c = f->table[i];
@@ -206,7 +209,8 @@ struct set_chunk {
 	uint8_t ticket[sizeof(struct vst_ticket)];
 };
 
-/* A server that left the map and comes back was filled by recovery: what it had acknowledged before no longer counts. */
+/* A server that left the map and comes back was filled by recovery: what it had acknowledged before no longer counts.
+ */
 static void prune_unsynced(struct chunk *c, const struct cmap *m)
 {
 	uint32_t kept = 0;
@@ -391,6 +395,8 @@ static void run_take_dirty(struct vst_cl *cl, struct cmd *c)
 		list_del(&chunk->first);
 		indexes[n++] = chunk->index;
 	}
+	if (list_empty(&f->first))
+		f->taken_seq = f->meta_seq;
 	f->dirty_mtime_ns = list_empty(&f->first) ? 0 : f->dirty_mtime_ns;
 	cl_cmd_done(c, n);
 }
@@ -407,6 +413,12 @@ static void run_committed(struct vst_cl *cl, struct cmd *c)
 	int64_t result = -ENOENT;
 
 	(void)cl;
+	if (!c->a) { /* of what was taken last */
+		if (!c->b && c->f->taken_seq > c->f->committed_seq)
+			c->f->committed_seq = c->f->taken_seq;
+		cl_cmd_done(c, 0);
+		return;
+	}
 	list_each(l, &c->f->commits)
 	{
 		struct req *r = cl_container(l, struct req, link);

@@ -48,8 +48,8 @@ static void handle_free(struct handle *h)
 	free(h);
 }
 
-/* Tell the server, when the chunk is open there, and free. The slot may be used again at once: the server takes frames of
- * these kinds in order. */
+/* Tell the server, when the chunk is open there, and free. The slot may be used again at once: the server takes frames
+ * of these kinds in order. */
 static void handle_close(struct handle *h)
 {
 	struct cs *cs = h->cs;
@@ -108,7 +108,8 @@ static uint32_t slot_get(struct cs *cs)
 	return 0;
 }
 
-/* The handle of this replica on the running connection, with a reference; a new one is opened by a frame queued in front. */
+/* The handle of this replica on the running connection, with a reference; a new one is opened by a frame queued in
+ * front. */
 int handle_get(struct cs *cs, struct cmap *m, struct rep *rep, struct handle **out)
 {
 	struct handle *h = rep->handle;

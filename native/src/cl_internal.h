@@ -1,13 +1,13 @@
 /* Inside of the client engine (contract: include/vstor/client.h).
  *
- * DESIGN.  One engine thread owns everything here without locks.  Other threads hand in commands (cl_engine.c) and take events (cl_event.c).
- *   req   what a caller asked: a byte range of a file, ordered by the file's range lock (cl_range.c)
- *   part  a piece of a req inside one chunk, at most io_bytes_max; it is sent, parked (waits for a map, a lease, a newer version) or
- *         delayed (back-off) until it is done: a req ends when its parts have
- *   xfer  one frame of one part (or raw call) to one chunk server, and its reply
- * Nothing calls back synchronously: what may run again goes to cl->run_parts, cl->run_reqs or cl->failed, which the loop empties (cl_run), so
- * that recursion is bounded.  A buffer is referenced by a connection until its xfer ends, and every xfer ends: by its reply or with the
- * connection, which is dropped when it makes no progress.  So a part is sent again only after all its xfers have ended. */
+ * DESIGN.  One engine thread owns everything here without locks.  Other threads hand in commands (cl_engine.c) and take
+ * events (cl_event.c). req   what a caller asked: a byte range of a file, ordered by the file's range lock (cl_range.c)
+ *   part  a piece of a req inside one chunk, at most io_bytes_max; it is sent, parked (waits for a map, a lease, a
+ * newer version) or delayed (back-off) until it is done: a req ends when its parts have xfer  one frame of one part (or
+ * raw call) to one chunk server, and its reply Nothing calls back synchronously: what may run again goes to
+ * cl->run_parts, cl->run_reqs or cl->failed, which the loop empties (cl_run), so that recursion is bounded.  A buffer
+ * is referenced by a connection until its xfer ends, and every xfer ends: by its reply or with the connection, which is
+ * dropped when it makes no progress.  So a part is sent again only after all its xfers have ended. */
 #ifndef VSTOR_CL_INTERNAL_H
 #define VSTOR_CL_INTERNAL_H
 #include <errno.h>
@@ -248,9 +248,11 @@ struct vst_file {
 	uint64_t dirty_end, dirty_mtime_ns;
 	uint64_t meta_seq, committed_seq; /* moves with size and first-written chunks; last known to be committed */
 	struct link commits; /* reqs that raised COMMIT */
-	bool mtime_dirty, flush_slow;
+	uint64_t taken_seq; /* meta_seq when vst_file_take_dirty last left nothing behind */
+	bool flush_slow; /* FLUSH goes to Python, which releases POSIX locks */
 	uint64_t touched[CL_TOUCHED_MAX * 2];
 	int ntouched; /* -1: overflow */
+	uint32_t nbinds; /* kernel handles bound to it */
 	struct cmd *free_waiter;
 };
 
@@ -284,7 +286,9 @@ struct req {
 	/* FUSE */
 	void *fuse_buf; /* buffer to give back, and its class */
 	int fuse_class;
-	bool touch;
+	bool touch, seek_hole;
+	uint32_t fuse_op;
+	uint64_t asked_off; /* where the kernel meant an append to go; LSEEK */
 };
 #define REQ_DURABLE 1u
 #define REQ_APPEND 2u
@@ -523,5 +527,6 @@ void raw_done(struct xfer *x, int status, const struct vst_frame *hdr, const voi
 void fuse_complete(struct req *r, int64_t result);
 void fuse_readable(struct vst_cl *cl);
 void fuse_stop(struct vst_cl *cl);
-void fuse_resume(struct vst_cl *cl);
+void fuse_free(struct vst_cl *cl);
+void fuse_unbind_file(struct vst_file *f);
 #endif

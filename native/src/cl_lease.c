@@ -84,8 +84,8 @@ void lease_uncount(struct req *r)
 	}
 }
 
-/* The lease ended under a part: it waits for a new one. When the whole request waits it is no longer one of "the earlier ones":
- * it will run under the new lease or not at all. */
+/* The lease ended under a part: it waits for a new one. When the whole request waits it is no longer one of "the
+ * earlier ones": it will run under the new lease or not at all. */
 void lease_park_part(struct part *p)
 {
 	struct req *r = p->req;

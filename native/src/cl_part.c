@@ -119,7 +119,8 @@ static void attempt(struct part *p)
 	COUNT(p->req->f->cl, retries, 1);
 	if (p->attempts < UINT8_MAX)
 		p->attempts++;
-	/* The first times a new map is tried at once. If that did not help, no answer from Python is to make this a tight loop. */
+	/* The first times a new map is tried at once. If that did not help, no answer from Python is to make this a
+	 * tight loop. */
 	p->not_before_ms = p->attempts > 2 ? p->req->f->cl->now_ms + delay_ms(p) : 0;
 }
 

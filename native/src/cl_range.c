@@ -1,5 +1,6 @@
-/* Order among the requests of a file: overlapping ranges of which one writes run in order of arrival, the rest in parallel.
- * A SYNC or FLUSH waits for the writes before it and holds up nobody.  A list is enough: a file has tens of requests at a time. */
+/* Order among the requests of a file: overlapping ranges of which one writes run in order of arrival, the rest in
+ * parallel. A SYNC or FLUSH waits for the writes before it and holds up nobody.  A list is enough: a file has tens of
+ * requests at a time. */
 #include "cl_internal.h"
 
 static bool waits_for(const struct req *later, const struct req *earlier)

@@ -114,9 +114,8 @@ int vst_raw_granules(vst_cl *cl, const struct vst_raw *r, uint64_t *pairs, uint3
 
 int vst_raw_stat(vst_cl *cl, const struct vst_raw *r, void *chunk_stat48)
 {
-	struct raw_cmd rc = {.op = {.type = VST_FRAME_TYPE_STAT,
-				    .buf = chunk_stat48,
-				    .buf_len = sizeof(struct vst_chunk_stat)}};
+	struct raw_cmd rc = {
+		.op = {.type = VST_FRAME_TYPE_STAT, .buf = chunk_stat48, .buf_len = sizeof(struct vst_chunk_stat)}};
 	return call(cl, r, &rc);
 }
 

@@ -132,7 +132,8 @@ void req_end_early(struct req *r, int error)
 static void start(struct req *r)
 {
 	struct vst_file *f = r->f;
-	uint64_t size = atomic_load(&f->size), limit = r->op == VST_IO_PUNCH && f->append_end > size ? f->append_end : size;
+	uint64_t size = atomic_load(&f->size),
+		 limit = r->op == VST_IO_PUNCH && f->append_end > size ? f->append_end : size;
 
 	r->started = true;
 	if (r->op == VST_IO_READ || r->op == VST_IO_PUNCH)

@@ -1,5 +1,5 @@
-/* fsync of a file: one SYNC frame to each chunk server that has unsynced data of it, and the proof that what it had acknowledged
- * before is still there: a server that restarted since then may have lost it (B15). */
+/* fsync of a file: one SYNC frame to each chunk server that has unsynced data of it, and the proof that what it had
+ * acknowledged before is still there: a server that restarted since then may have lost it (B15). */
 #include "cl_internal.h"
 
 void sync_begin(struct req *r)
@@ -96,7 +96,8 @@ void sync_group(struct req *r)
 	}
 }
 
-/* The incarnation that acknowledged the first unsynced write of the chunk on this server; 0: it has none to its name. */
+/* The incarnation that acknowledged the first unsynced write of the chunk on this server; 0: it has none to its name.
+ */
 static uint64_t recorded(const struct chunk *c, uint32_t cs_id)
 {
 	for (uint32_t i = 0; i < c->nunsynced; i++)

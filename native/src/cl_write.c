@@ -1,4 +1,5 @@
-/* Writing a part (WRITE and PUNCH): to all replicas of the map at once, done when all have it; else again, on a newer map. */
+/* Writing a part (WRITE and PUNCH): to all replicas of the map at once, done when all have it; else again, on a newer
+ * map. */
 #include "cl_internal.h"
 
 /* May the chunk be written now? false: the part waits, or is done because there is nothing to discard. */
@@ -44,8 +45,7 @@ static int send_to(struct part *p, uint32_t replica)
 {
 	struct cs *cs = p->map->rep[replica].cs;
 	bool write = p->req->op == VST_IO_WRITE;
-	struct xfer *x =
-		xfer_new(cs->cl, cs, X_PART, write ? VST_FRAME_TYPE_WRITE : VST_FRAME_TYPE_PUNCH);
+	struct xfer *x = xfer_new(cs->cl, cs, X_PART, write ? VST_FRAME_TYPE_WRITE : VST_FRAME_TYPE_PUNCH);
 
 	if (!x)
 		return -ENOBUFS;

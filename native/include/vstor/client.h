@@ -114,7 +114,8 @@ struct vst_fuse_config { uint32_t max_write; uint32_t max_background; uint32_t f
 int vst_fuse_start(vst_cl *cl, int fd, const struct vst_fuse_config *cfg);
 /* Take one slow request: whole kernel message (fuse_in_header and body) copied to buf. length, or 0 none. */
 int vst_fuse_take(vst_cl *cl, void *buf, size_t len);
-/* Answer. error: 0 or positive errno; data: body after fuse_out_header. Written to the kernel before it returns, so that a later notification cannot overtake it. */
+/* Answer. error: 0 or positive errno; data: body after fuse_out_header. Written to the kernel before it returns, so that a later notification cannot overtake it.
+ * -ENOENT: interrupted, nobody waits any more (after OPEN: no RELEASE will come). */
 int vst_fuse_reply(vst_cl *cl, uint64_t unique, int error, const void *data, size_t len);
 /* Raw notification (body after fuse_out_header; code FUSE_NOTIFY_*). May block on page locks: never call it on the engine thread. */
 int vst_fuse_notify(vst_cl *cl, int code, const void *data, size_t len);
