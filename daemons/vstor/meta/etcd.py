@@ -278,6 +278,9 @@ class EtcdLeadership:
     def serving_until_ms(self) -> int:
         return self._keeper.serving_until_ms
 
+    def lost(self) -> bool:
+        return self._keeper.lost
+
     def beat(self) -> None:
         self._keeper.beat_ms = clock.boottime_ms()
 

@@ -90,16 +90,25 @@ class Member:
             return grpc.secure_channel(self._target, self._tls.credentials(), CHANNEL_OPTIONS)
         return grpc.insecure_channel(self._target, CHANNEL_OPTIONS)
 
-    def stub(self, service: str) -> Any:
-        """Stub of KV, Lease, Watch, Cluster or Maintenance."""
+    def _open(self) -> grpc.aio.Channel:
         if self._channel is None:
             if self._secure and self._tls is not None:
                 self._channel = grpc.aio.secure_channel(self._target, self._tls.credentials(), CHANNEL_OPTIONS)
             else:
                 self._channel = grpc.aio.insecure_channel(self._target, CHANNEL_OPTIONS)
+        return self._channel
+
+    def stub(self, service: str) -> Any:
+        """Stub of KV, Lease, Watch, Cluster or Maintenance."""
         if service not in self._stubs:
-            self._stubs[service] = getattr(stubs, f"{service}Stub")(self._channel)
+            self._stubs[service] = getattr(stubs, f"{service}Stub")(self._open())
         return self._stubs[service]
+
+    def unary(self, path: str, request: Any, reply: Any) -> Any:
+        """A method that etcd3's stubs do not know."""
+        return self._open().unary_unary(
+            path, request_serializer=request.SerializeToString, response_deserializer=reply.FromString
+        )
 
     async def close(self) -> None:
         if self._channel is not None:
@@ -119,6 +128,15 @@ class EtcdClient:
         self._tls = tls
         self.members = [Member(url, tls) for url in urls]
         self._current = 0
+
+    def like(self, urls: list[str]) -> EtcdClient:
+        """Another client, of these members, with the same certificates."""
+        return EtcdClient(urls, self._tls)
+
+    def add_urls(self, urls: list[str]) -> None:
+        """Use these members as well."""
+        known = {member.url for member in self.members}
+        self.members += [Member(url, self._tls) for url in urls if url not in known]
 
     @property
     def member(self) -> Member:

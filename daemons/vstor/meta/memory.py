@@ -158,6 +158,9 @@ class MemoryLeadership:
     def serving_until_ms(self) -> int:
         return 0 if self.stopped or self._store.unavailable else clock.boottime_ms() + self._ttl_ms
 
+    def lost(self) -> bool:
+        return not self._store.unavailable and self._store._leadership is not self
+
     def beat(self) -> None:
         return
 

@@ -17,8 +17,8 @@ from vstor.errors import VstorError
 
 Mutation = tuple[bytes, bytes | None]  # key -> record, None deletes
 
-MUTATIONS_PER_COMMIT_MAX = 1000  # --max-txn-ops of etcd is above it
-COMMIT_BYTES_MAX = 3 << 20  # --max-request-bytes of etcd is above it
+MUTATIONS_PER_COMMIT_MAX = 2000  # --max-txn-ops of etcd is above it
+COMMIT_BYTES_MAX = 6 << 20  # --max-request-bytes of etcd is above it
 BATCH_ID_BYTES = 16
 
 
@@ -89,6 +89,10 @@ class Leadership(Protocol):
 
     def serving_until_ms(self) -> int:
         """CLOCK_BOOTTIME ms up to which nobody else can lead; reads from memory are safe before it only."""
+        ...
+
+    def lost(self) -> bool:
+        """The lease has ended for good, as far as is known here."""
         ...
 
     def beat(self) -> None:

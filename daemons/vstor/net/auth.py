@@ -158,14 +158,14 @@ class Authenticator:
         ca_key_pem: bytes,
         cluster_id: str,
         server_cert_sha256: bytes,
-        clock: Callable[[], float],
+        limit: AttemptLimit,
     ) -> None:
         self._verifier = verifier
         self._ca_pem = ca_pem
         self._ca_key_pem = ca_key_pem
         self._cluster_id = cluster_id
         self._cert_hash = server_cert_sha256
-        self._limit = AttemptLimit(clock)
+        self._limit = limit
 
     def answer(self, conn: Connection, body: m.RequestBody, mds_addresses: list[str]) -> m.ReplyBody:
         """Reply to one of the three Auth requests. A key serves one AuthFinish only. Raises as `exchange` and `finish`."""

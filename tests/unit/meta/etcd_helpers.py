@@ -47,8 +47,8 @@ class Etcd:
                 "--election-timeout=500",
             ),
             *(
-                "--max-txn-ops=2048",
-                "--max-request-bytes=4194304",
+                "--max-txn-ops=4096",
+                "--max-request-bytes=8388608",
                 "--log-outputs=stderr",
             ),
         ]

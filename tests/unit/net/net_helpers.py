@@ -57,7 +57,7 @@ class FakeMds:
             made.ca_key,
             CLUSTER_ID,
             hashlib.sha256(der).digest(),
-            asyncio.get_running_loop().time,
+            auth.AttemptLimit(asyncio.get_running_loop().time),
         )
 
     def connected(self, conn: Connection) -> None:
