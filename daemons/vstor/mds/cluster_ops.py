@@ -34,7 +34,9 @@ MEMBER_ANSWER_S_MAX = 1.5
 class ClusterOps:
     """For one term. `lock`: one change of the membership at a time."""
 
-    def __init__(self, config: MdsConfig, store: Store, members: Members, secrets: dict[str, bytes], term: Term) -> None:
+    def __init__(
+        self, config: MdsConfig, store: Store, members: Members, secrets: dict[str, bytes], term: Term
+    ) -> None:
         self._config = config
         self._etcd = store.client if isinstance(store, EtcdStore) and config.managed_etcd else None
         self._members = members
@@ -50,7 +52,9 @@ class ClusterOps:
         async with self._lock:
             record = self._members.by_address(address)
             if record is not None and record.host_id != body.host_id:
-                raise VstorError(ErrorCode.EXISTS, f"MDS#{record.mds_id} on host {record.hostname} has address {address} already")
+                raise VstorError(
+                    ErrorCode.EXISTS, f"MDS#{record.mds_id} on host {record.hostname} has address {address} already"
+                )
             if record is None:
                 if len(self._members.active()) >= MEMBERS_MAX:
                     raise VstorError(ErrorCode.LIMIT, f"a cluster has at most {MEMBERS_MAX} MDSs")
@@ -121,7 +125,9 @@ class ClusterOps:
 
     async def _promote(self, member_id: int) -> None:
         assert self._etcd is not None
-        promote = self._etcd.member.unary("/etcdserverpb.Cluster/MemberPromote", rpc.MemberPromoteRequest, rpc.MemberPromoteResponse)
+        promote = self._etcd.member.unary(
+            "/etcdserverpb.Cluster/MemberPromote", rpc.MemberPromoteRequest, rpc.MemberPromoteResponse
+        )
         await promote(rpc.MemberPromoteRequest(ID=member_id), timeout=MEMBER_ANSWER_S_MAX)
 
     async def remove(self, body: m.RemoveMds) -> m.JsonReply:
@@ -141,7 +147,9 @@ class ClusterOps:
                 self._members.apply([mutation])
                 await self._term.commit([mutation])
                 self._term.report_event("warn", f"MDS#{record.mds_id} ({record.address}) was removed")
-        return m.JsonReply(json.dumps({"mds_id": record.mds_id, "address": record.address, "voters_left": voters_left}).encode())
+        return m.JsonReply(
+            json.dumps({"mds_id": record.mds_id, "address": record.address, "voters_left": voters_left}).encode()
+        )
 
     async def _check_quorum(self, leaving: MdsRecord) -> int:
         """Voting etcd members that remain. Raises UNSAFE when fewer than their quorum answer."""
@@ -153,7 +161,9 @@ class ClusterOps:
         answers = await asyncio.gather(*(self._answers(list(member.clientURLs)) for member in rest))
         alive, quorum = sum(answers), len(rest) // 2 + 1
         if alive < quorum:
-            silent = ", ".join(member.name or "?" for member, answered in zip(rest, answers, strict=True) if not answered)
+            silent = ", ".join(
+                member.name or "?" for member, answered in zip(rest, answers, strict=True) if not answered
+            )
             message = f"only {alive} of the {len(rest)} remaining etcd members answer ({silent} do not), {quorum} are needed; start them first"
             raise VstorError(ErrorCode.UNSAFE, message)
         return len(rest)
@@ -186,4 +196,6 @@ async def _call(etcd: EtcdClient, service: str, method: str, request: Any) -> An
     except grpc.aio.AioRpcError as exc:
         details = exc.details() or exc.code().name
         unsafe = exc.code() == grpc.StatusCode.FAILED_PRECONDITION
-        raise VstorError(ErrorCode.UNSAFE if unsafe else ErrorCode.META_UNAVAILABLE, f"etcd refuses {method}: {details}") from exc
+        raise VstorError(
+            ErrorCode.UNSAFE if unsafe else ErrorCode.META_UNAVAILABLE, f"etcd refuses {method}: {details}"
+        ) from exc

@@ -99,7 +99,14 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("-r", "--repository", metavar="DIR", required=True, help="repository made by vstorctl make-mds")
     parser.add_argument("-u", "--user", metavar="USER", help="become this user")
     parser.add_argument("-l", "--log-file", metavar="LOGFILE", help="log there instead of standard error")
-    parser.add_argument("-d", "--log-level", metavar="LEVEL", choices=logs.LEVELS, default="warning", help="debug, info, warning or error (default: %(default)s)")
+    parser.add_argument(
+        "-d",
+        "--log-level",
+        metavar="LEVEL",
+        choices=logs.LEVELS,
+        default="warning",
+        help="debug, info, warning or error (default: %(default)s)",
+    )
     parser.add_argument("--show-config", action="store_true", help="print etcd's command line and exit")
     return parser
 
@@ -117,7 +124,10 @@ def _start(args: argparse.Namespace) -> int:
     repository = Repository(Path(args.repository).absolute())
     config = repository.load()
     if not config.managed_etcd:
-        raise VstorError(ErrorCode.CONFIG, f"{repository.root}: this MDS uses an etcd of the operator ({', '.join(config.etcd_urls)})")
+        raise VstorError(
+            ErrorCode.CONFIG,
+            f"{repository.root}: this MDS uses an etcd of the operator ({', '.join(config.etcd_urls)})",
+        )
     argv = command(find_binary(), repository, config, args.log_level)
     if args.show_config:
         print("\n".join(argv))
@@ -135,7 +145,9 @@ def _start(args: argparse.Namespace) -> int:
         repository.etcd_data.chmod(0o700)
         if args.log_file:
             _redirect(Path(args.log_file))
-        readiness = daemon.Readiness(services.Service(config.cluster, "etcd", str(config.mds_id), str(repository.root)).name)
+        readiness = daemon.Readiness(
+            services.Service(config.cluster, "etcd", str(config.mds_id), str(repository.root)).name
+        )
         _watch_in_background(readiness, repository, config)
         os.execv(argv[0], argv)
     except OSError as exc:
@@ -180,7 +192,10 @@ def _wait_until_healthy(etcd_pid: int, repository: Repository, config: MdsConfig
     deadline = time.monotonic() + READY_S_MAX
     while time.monotonic() < deadline and Path(f"/proc/{etcd_pid}").exists():
         try:
-            with socket.create_connection((host, port + ETCD_PORT_OFFSET), 1) as plain, context.wrap_socket(plain) as sock:
+            with (
+                socket.create_connection((host, port + ETCD_PORT_OFFSET), 1) as plain,
+                context.wrap_socket(plain) as sock,
+            ):
                 sock.settimeout(5)
                 sock.sendall(b"GET /health HTTP/1.0\r\n\r\n")
                 if b'"health":"true"' in b"".join(iter(lambda s=sock: s.recv(4096), b"")):  # type: ignore[misc]

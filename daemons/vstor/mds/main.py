@@ -32,7 +32,14 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("-r", "--repository", metavar="DIR", required=True, help="repository made by vstorctl make-mds")
     parser.add_argument("-u", "--user", metavar="USER", help="become this user")
     parser.add_argument("-l", "--log-file", metavar="LOGFILE", help="log there instead of standard error")
-    parser.add_argument("-d", "--log-level", metavar="LEVEL", choices=logs.LEVELS, default="info", help="debug, info, warning or error (default: %(default)s)")
+    parser.add_argument(
+        "-d",
+        "--log-level",
+        metavar="LEVEL",
+        choices=logs.LEVELS,
+        default="info",
+        help="debug, info, warning or error (default: %(default)s)",
+    )
     parser.add_argument("--show-config", action="store_true", help="print the configuration as JSON and exit")
     return parser
 

@@ -64,9 +64,13 @@ class Maintenance:
         target = min([status.revision - KEEP_REVISIONS, *self._standby_revisions()])
         revisions = target - self._compacted_revision
         grown = status.size_bytes - self._compacted_bytes
-        if revisions <= 0 or (revisions < COMPACT_REVISIONS and (grown < COMPACT_GROWTH_BYTES or not self._compacted_bytes)):
+        if revisions <= 0 or (
+            revisions < COMPACT_REVISIONS and (grown < COMPACT_GROWTH_BYTES or not self._compacted_bytes)
+        ):
             self._compacted_bytes = self._compacted_bytes or status.size_bytes
             return
         await self._store.compact(target)
-        log.info("history compacted revision=%d size_bytes=%d used_bytes=%d", target, status.size_bytes, status.used_bytes)
+        log.info(
+            "history compacted revision=%d size_bytes=%d used_bytes=%d", target, status.size_bytes, status.used_bytes
+        )
         self._compacted_revision, self._compacted_bytes = target, status.size_bytes

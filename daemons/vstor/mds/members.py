@@ -61,7 +61,9 @@ class Members:
                 item = json.loads(data)
                 schema = item.pop("schema")
                 if schema > 1:
-                    raise VstorError(ErrorCode.NEWER_FORMAT, f"MDS record of schema {schema}; install the newer version")
+                    raise VstorError(
+                        ErrorCode.NEWER_FORMAT, f"MDS record of schema {schema}; install the newer version"
+                    )
                 record = MdsRecord(**item)
             except (ValueError, KeyError, TypeError) as exc:
                 raise VstorError(ErrorCode.DAMAGED, f"MDS record {key!r} in etcd is damaged") from exc

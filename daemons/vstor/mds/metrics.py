@@ -19,7 +19,9 @@ def render(service: MdsService) -> str:
 
     term, server = service.term, service.server
     put("leader", int(term is not None), "gauge", "1 while this MDS leads")
-    put("applied_revision", term.revision if term else service.applied_revision, "gauge", "last etcd revision in memory")
+    put(
+        "applied_revision", term.revision if term else service.applied_revision, "gauge", "last etcd revision in memory"
+    )
     put("epoch", service.leader.epoch if service.leader else 0, "gauge", "epoch of the known leader")
     put("lives_ended_total", service.counters["lives_ended"], "counter", "times memory was dropped and loaded again")
     put("terms_total", service.counters["terms"], "counter", "elections won")
@@ -34,7 +36,12 @@ def render(service: MdsService) -> str:
         put("commits_total", term.counters["commits"], "counter", "transactions of this term")
         put("mutations_total", term.counters["mutations"], "counter", "records written in this term")
         put("commit_ms_max", term.commit_ms_max, "gauge", "slowest commit of this term in ms")
-        put("serving_margin_ms", term.leadership.serving_until_ms() - clock.boottime_ms(), "gauge", "ms left of the leadership without another keepalive")
+        put(
+            "serving_margin_ms",
+            term.leadership.serving_until_ms() - clock.boottime_ms(),
+            "gauge",
+            "ms left of the leadership without another keepalive",
+        )
         put("metadata_full", int(term.metadata_full), "gauge", "1 while growing requests are refused")
         if term.store_status is not None:
             put("store_size_bytes", term.store_status.size_bytes, "gauge", "size of etcd's database")

@@ -1,13 +1,13 @@
 """The repository of an MDS on disk: what lies where, reading and writing mds.json and the bootstrap record.
 
-    mds.json            who this MDS is (checksummed)
-    tls/                ca.crt mds.crt mds.key       control RPC
-    etcd/tls/           ca.crt member.crt member.key etcd peers, server and client
-    etcd/data           of the etcd member, when this MDS runs one
-    etcd/started        the member has had data: an empty data directory is a loss from now on
-    bootstrap.json      0600, secrets of a new cluster until its first start has put them into etcd
-    incomplete          while make-mds writes
-    lease, lock         of the running daemon
+mds.json            who this MDS is (checksummed)
+tls/                ca.crt mds.crt mds.key       control RPC
+etcd/tls/           ca.crt member.crt member.key etcd peers, server and client
+etcd/data           of the etcd member, when this MDS runs one
+etcd/started        the member has had data: an empty data directory is a loss from now on
+bootstrap.json      0600, secrets of a new cluster until its first start has put them into etcd
+incomplete          while make-mds writes
+lease, lock         of the running daemon
 """
 
 from __future__ import annotations
@@ -95,7 +95,9 @@ class Repository:
         try:
             return MdsConfig(**item)
         except TypeError as exc:
-            raise VstorError(ErrorCode.DAMAGED, f"{self.config_path} is damaged ({exc}); restore it from a backup") from exc
+            raise VstorError(
+                ErrorCode.DAMAGED, f"{self.config_path} is damaged ({exc}); restore it from a backup"
+            ) from exc
 
     def save(self, config: MdsConfig) -> None:
         """Durable on return; writes only what changed."""
@@ -133,7 +135,9 @@ class Repository:
 def write_checked(path: Path, item: dict[str, Any], mode: int) -> None:
     """JSON with format and checksum, durable on return; the same again writes nothing."""
     body = json.dumps(item, sort_keys=True)
-    data = json.dumps({"format": FORMAT, "sha256": hashlib.sha256(body.encode()).hexdigest(), "content": item}, indent=1)
+    data = json.dumps(
+        {"format": FORMAT, "sha256": hashlib.sha256(body.encode()).hexdigest(), "content": item}, indent=1
+    )
     encoded = data.encode() + b"\n"
     if not path.exists() or path.read_bytes() != encoded:
         paths.write_atomic(path, encoded, mode)
@@ -154,7 +158,12 @@ def read_checked(path: Path, missing_hint: str) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError) as exc:
         raise VstorError(ErrorCode.DAMAGED, f"{path} is damaged (not JSON of vstor); restore it from a backup") from exc
     if not isinstance(version, int) or version > FORMAT:
-        raise VstorError(ErrorCode.NEWER_FORMAT, f"{path} has format {version}, this program knows {FORMAT}; install the newer version")
-    if hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest() != digest or not isinstance(content, dict):
+        raise VstorError(
+            ErrorCode.NEWER_FORMAT,
+            f"{path} has format {version}, this program knows {FORMAT}; install the newer version",
+        )
+    if hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest() != digest or not isinstance(
+        content, dict
+    ):
         raise VstorError(ErrorCode.DAMAGED, f"{path} is damaged (checksum); restore it from a backup")
     return content

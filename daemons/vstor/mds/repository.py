@@ -64,9 +64,13 @@ def check_ports_free(address: str, ports: list[int]) -> None:
             except OSError as exc:
                 where = identity.format_address(host, port)
                 if exc.errno == errno.EADDRNOTAVAIL:
-                    raise VstorError(ErrorCode.CONFIG, f"{host} is no address of this host; give one of its own with -a") from exc
+                    raise VstorError(
+                        ErrorCode.CONFIG, f"{host} is no address of this host; give one of its own with -a"
+                    ) from exc
                 if exc.errno == errno.EADDRINUSE:
-                    raise VstorError(ErrorCode.IN_USE, f"port {where} is in use by another program; choose another with -a IP:PORT") from exc
+                    raise VstorError(
+                        ErrorCode.IN_USE, f"port {where} is in use by another program; choose another with -a IP:PORT"
+                    ) from exc
                 raise from_os_error(exc, f"cannot use {where}") from exc
 
 
@@ -255,9 +259,14 @@ def _existing(repository: Repository, cluster: str, address: str) -> MdsConfig |
         raise VstorError(ErrorCode.FOREIGN_DATA, message)
     found = repository.load()
     if found.cluster != cluster:
-        raise VstorError(ErrorCode.FOREIGN_DATA, f"{root} holds MDS#{found.mds_id} of cluster {found.cluster!r}; choose another directory")
+        raise VstorError(
+            ErrorCode.FOREIGN_DATA,
+            f"{root} holds MDS#{found.mds_id} of cluster {found.cluster!r}; choose another directory",
+        )
     if found.address != address:
-        message = f"{root} holds MDS#{found.mds_id} with address {found.address}; choose another directory, or that address"
+        message = (
+            f"{root} holds MDS#{found.mds_id} with address {found.address}; choose another directory, or that address"
+        )
         raise VstorError(ErrorCode.IN_USE, message)
     return found
 

@@ -56,7 +56,9 @@ BATCH_ID = b"vstor bootstrap\0"
 class MdsService:
     """See the module. `store` is closed by the caller."""
 
-    def __init__(self, repository: Repository, config: MdsConfig, store: Store, on_ready: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, repository: Repository, config: MdsConfig, store: Store, on_ready: Callable[[], None] = lambda: None
+    ) -> None:
         self.repository = repository
         self.config = config
         self.store = store
@@ -80,7 +82,9 @@ class MdsService:
         cert_path, key_path, ca_path = repository.tls
         self._context = pki.server_context(cert_path, key_path, ca_path)
         self._cert_sha256 = hashlib.sha256(ssl.PEM_cert_to_DER_cert(cert_path.read_text())).digest()
-        self._identity = identity.Identity(config.cluster, config.cluster_id, config.host_id, cert_path, key_path, ca_path)
+        self._identity = identity.Identity(
+            config.cluster, config.cluster_id, config.host_id, cert_path, key_path, ca_path
+        )
         self.control_address = identity.control_address(config.address)
 
     # --- life
@@ -142,8 +146,8 @@ class MdsService:
         members.apply(snapshot.items)
         if snapshot.seq:
             found = state.cluster
-            if found is None or found.id != self.config.cluster_id:
-                message = f"etcd holds cluster {found.id if found else '?'}, this repository belongs to {self.config.cluster_id}"
+            if found is None or found.cluster_id != self.config.cluster_id:
+                message = f"etcd holds cluster {found.cluster_id if found else '?'}, this repository belongs to {self.config.cluster_id}"
                 raise VstorError(ErrorCode.WRONG_CLUSTER, message)
         elif self.repository.load_bootstrap() is None:
             message = "etcd is empty although this cluster has been started before: restore etcd from a backup (see etcdctl snapshot restore)"
@@ -153,7 +157,13 @@ class MdsService:
         self._learn(state, members)
         log.info(
             "metadata loaded revision=%d transactions=%d records=%d inodes=%d leader=%s",
-            *(snapshot.revision, snapshot.seq, len(snapshot.items), len(state.inodes), self._leader_address() or "none"),
+            *(
+                snapshot.revision,
+                snapshot.seq,
+                len(snapshot.items),
+                len(state.inodes),
+                self._leader_address() or "none",
+            ),
         )
         return state, members
 
@@ -257,7 +267,9 @@ class MdsService:
         self.term = term
         self.counters["terms"] += 1
         log.info("leading epoch=%d seq=%d", leadership.epoch, seq)
-        upkeep = asyncio.create_task(Maintenance(self.store, term, self.ops, self._standby_revisions).run(), name="maintenance")
+        upkeep = asyncio.create_task(
+            Maintenance(self.store, term, self.ops, self._standby_revisions).run(), name="maintenance"
+        )
         running = asyncio.create_task(term.run(), name="term")
         try:
             term.report_event("info", f"MDS#{self.config.mds_id} ({self.control_address}) leads now")
@@ -306,7 +318,13 @@ class MdsService:
     def _own_report(self) -> m.MdsReport:
         cpu_percent, rss_bytes = self._usage.sample()
         return m.MdsReport(
-            self.config.mds_id, self.config.address, os.getpid(), __version__, cpu_percent, rss_bytes, self.applied_revision
+            self.config.mds_id,
+            self.config.address,
+            os.getpid(),
+            __version__,
+            cpu_percent,
+            rss_bytes,
+            self.applied_revision,
         )
 
     async def _report_as_standby(self, members: Members) -> None:
@@ -428,7 +446,13 @@ class MdsService:
         if conn.state is None:
             self._check_hello(conn, body)
             host, _, _ = conn.peer.rpartition(":")
-            ctx = Ctx(self._next_conn_id, body.role, host_id=body.host_id[:64], hostname=body.hostname[:255], address=host.strip("[]"))
+            ctx = Ctx(
+                self._next_conn_id,
+                body.role,
+                host_id=body.host_id[:64],
+                hostname=body.hostname[:255],
+                address=host.strip("[]"),
+            )
             self._next_conn_id += 1
             conn.state = Peer(conn, ctx)
         leads = self.term is not None

@@ -18,7 +18,15 @@ from dataclasses import dataclass
 from vstor import clock
 from vstor.codes_gen import ErrorCode
 from vstor.errors import VstorError
-from vstor.meta.store import BATCH_ID_BYTES, COMMIT_BYTES_MAX, MUTATIONS_PER_COMMIT_MAX, Fenced, Leadership, Mutation, StoreStatus
+from vstor.meta.store import (
+    BATCH_ID_BYTES,
+    COMMIT_BYTES_MAX,
+    MUTATIONS_PER_COMMIT_MAX,
+    Fenced,
+    Leadership,
+    Mutation,
+    StoreStatus,
+)
 from vstor.model.core import Core
 from vstor.model.outcome import WAKE_ALL, Ctx, Outcome
 from vstor.net.rpc_server import Connection
@@ -94,7 +102,7 @@ class Term:
         self._parked_count = 0
         self._sessions: dict[int, Peer] = {}
         self._servers: dict[int, Peer] = {}
-        self._in_flight = False
+        self._in_flight = False  # a commit or a delivery is under way: nothing may overtake it
         self._draining = False
         self._failure: Exception | None = None
         self._news = asyncio.Event()
@@ -114,7 +122,9 @@ class Term:
         if self._parked_count >= PARKED_MAX or len(self._queue) >= QUEUE_MAX:
             raise VstorError(ErrorCode.LIMIT, "the MDS is overloaded")
         if self.metadata_full and isinstance(body, GROWING):
-            raise VstorError(ErrorCode.NO_SPACE, "the metadata store is nearly full: delete files or raise etcd's quota")
+            raise VstorError(
+                ErrorCode.NO_SPACE, "the metadata store is nearly full: delete files or raise etcd's quota"
+            )
         self._work.append(_Request(peer, request_id, ack, body))
         self._drain()
 
@@ -168,7 +178,7 @@ class Term:
         except VstorError as exc:
             self._submit(_Entry(Outcome(), request, exc))
             return
-        except Exception as exc:
+        except Exception as exc:  # noqa: BLE001 - a defect: ends the term, see _fail
             request.peer.conn.fail(request.id, VstorError(ErrorCode.INTERNAL))
             self._fail(exc, f"defect in {type(request.body).__name__}")
             return
@@ -180,7 +190,7 @@ class Term:
     def _step(self, action: Callable[[], Outcome]) -> None:
         try:
             outcome = action()
-        except Exception as exc:
+        except Exception as exc:  # noqa: BLE001 - a defect: ends the term
             self._fail(exc, "defect")
             return
         self._submit(_Entry(outcome))
@@ -208,7 +218,9 @@ class Term:
             self._queue.append(entry)
             self._news.set()
         else:
+            self._in_flight = True
             self._deliver(entry)
+            self._in_flight = False
 
     def _take_batch(self) -> tuple[list[_Entry], dict[bytes, bytes | None]]:
         """Entries from the front of the queue and their mutations, the last of a key winning."""
@@ -229,17 +241,15 @@ class Term:
         entries, merged = self._take_batch()
         self._in_flight = True
         started = asyncio.get_running_loop().time()
-        try:
-            for part in _parts(merged):
-                self.revision = await self.leadership.commit(self.seq, os.urandom(BATCH_ID_BYTES), part)
-                self.seq += 1
-        finally:
-            self._in_flight = False
+        for part in _parts(merged):
+            self.revision = await self.leadership.commit(self.seq, os.urandom(BATCH_ID_BYTES), part)
+            self.seq += 1
         self.counters["commits"] += 1
         self.counters["mutations"] += len(merged)
         self.commit_ms_max = max(self.commit_ms_max, (asyncio.get_running_loop().time() - started) * 1000)
-        for entry in entries:
+        for entry in entries:  # what these cause queues up behind them
             self._deliver(entry)
+        self._in_flight = False
 
     def _deliver(self, entry: _Entry) -> None:
         outcome, request = entry.outcome, entry.request
@@ -295,7 +305,9 @@ class Term:
                     if self._queue[0].outcome.mutations:
                         await self._commit_batch()
                     else:
+                        self._in_flight = True
                         self._deliver(self._queue.popleft())
+                        self._in_flight = False
             raise self._failure
         finally:
             self._failure = self._failure or Fenced("the term has ended")
@@ -332,10 +344,12 @@ class Term:
 
     async def drain(self, deadline_s: float) -> None:
         """Until what was accepted is committed, at most so long."""
-        loop = asyncio.get_running_loop()
-        end = loop.time() + deadline_s
-        while (self._queue or self._in_flight) and self._failure is None and loop.time() < end:
-            await asyncio.sleep(0.005)
+        last = self.commit([])
+        try:
+            async with asyncio.timeout(deadline_s):
+                await last
+        except (TimeoutError, VstorError):
+            log.warning("stopping with uncommitted requests queued=%d", len(self._queue))
 
     @property
     def sizes(self) -> dict[str, int]:
