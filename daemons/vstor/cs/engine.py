@@ -13,9 +13,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
 
-from vstor.codes_gen import ErrorCode
-from vstor.errors import VstorError
-
 log = logging.getLogger(__name__)
 
 POOL_THREADS = 6  # orders; the scrubber has one of its own
@@ -144,9 +141,3 @@ class EngineHost:
         for pool in (self._pool, self._scrub_pool):
             await asyncio.get_running_loop().run_in_executor(None, pool.shutdown)
         self.engine.close()
-
-
-def status_error(code: int, what: str) -> VstorError:
-    """VstorError of a status > 0, naming what was done."""
-    error = VstorError(ErrorCode(code))
-    return VstorError(error.code, f"{what}: {error.message}")

@@ -25,6 +25,7 @@ from vstor.cs.engine import EngineHost
 from vstor.cs.orders import OrderRunner
 from vstor.cs.repository import CsIdentity
 from vstor.cs.scrubber import Scrubber
+from vstor.cs.sources import Sources
 from vstor.errors import VstorError
 from vstor.net.identity import Identity, hostname
 from vstor.net.rpc_client import CallNow, MdsClient
@@ -95,6 +96,7 @@ class CsService:
     options: Options
     host: EngineHost
     scrubber: Scrubber
+    sources: Sources
     lease: Lease = field(default_factory=Lease)
     health: stats.Health = field(default_factory=stats.Health)
 
@@ -150,6 +152,7 @@ class CsService:
         self.lease.lease_ms, self.lease.heartbeat_ms = reply.lease_ms, max(50, reply.heartbeat_ms)
         await self.host.call(engine.set_cs_key, reply.cs_key)
         await self.host.call(engine.set_min_auth, reply.auth_mode)
+        self.sources.auth_mode = reply.auth_mode
         await self._set_ticket_keys(reply.ticket_keys)
         self.scrubber.configure(reply.config)
         await self._serve_until(reply.now_ms, sent_ms)

@@ -251,11 +251,11 @@ def _key(key: bytes) -> bytes:
 
 def _aligned(data: Any) -> tuple[Any, Any]:
     """(pointer, what keeps it alive) to page-aligned memory with the bytes of `data`."""
-    with memoryview(data) as view:
-        if not view.readonly:
-            pointer = ffi.from_buffer(view)
-            if int(ffi.cast("uintptr_t", pointer)) % ALIGN_BYTES == 0:
-                return pointer, pointer
-        buffer = Buffer((view.nbytes + ALIGN_BYTES - 1) // ALIGN_BYTES * ALIGN_BYTES)
-        buffer.view[: view.nbytes] = view
+    view = memoryview(data)
+    if not view.readonly:
+        pointer = ffi.from_buffer(view)
+        if int(ffi.cast("uintptr_t", pointer)) % ALIGN_BYTES == 0:
+            return pointer, pointer
+    buffer = Buffer((view.nbytes + ALIGN_BYTES - 1) // ALIGN_BYTES * ALIGN_BYTES)
+    buffer.view[: view.nbytes] = view
     return buffer.pointer, buffer
