@@ -42,7 +42,7 @@ SHORT = {"cache": "-C", "cachesize": "-R"}
 
 def parse(argv: list[str]) -> list[str] | None:
     """Arguments for vstor-mount, None when only a fake run (-f) is asked for. Raises USAGE, INVALID."""
-    words, options, fake, verbose = [], [], False, False
+    words, options, fake = [], [], False
     rest = list(argv)
     while rest:
         word = rest.pop(0)
@@ -56,7 +56,7 @@ def parse(argv: list[str]) -> list[str] | None:
         elif word.startswith("-") and len(word) > 1:
             if not set(word[1:]) <= set("sfnv"):
                 raise VstorError(ErrorCode.USAGE, f"unknown option {word}")
-            fake, verbose = fake or "f" in word, verbose or "v" in word
+            fake = fake or "f" in word
         else:
             words.append(word)
     if len(words) != 2:
@@ -65,7 +65,7 @@ def parse(argv: list[str]) -> list[str] | None:
     if not source.startswith(SCHEME):
         raise VstorError(ErrorCode.USAGE, f"{source!r} is no cluster — write {SCHEME}CLUSTER")
     cluster = check_cluster_name(source[len(SCHEME) :].rstrip("/"))
-    return None if fake else [*_translate(cluster, options), *(["-v"] if verbose else []), point]
+    return None if fake else [*_translate(cluster, options), point]
 
 
 def _translate(cluster: str, options: list[str]) -> list[str]:

@@ -34,9 +34,9 @@ def program(kind: str) -> list[str]:
     return [found]
 
 
-def vstorctl() -> str:
-    """The program vstorctl for units and init scripts: an absolute path that stays."""
+def vstorctl() -> list[str]:
+    """Start of vstorctl's own command line, for units, init scripts and mounts: absolute."""
     beside = Path(sys.executable).with_name("vstorctl")
     if os.access(beside, os.X_OK):
-        return str(beside)
-    return shutil.which("vstorctl") or "/usr/local/bin/vstorctl"
+        return [str(beside)]
+    return [sys.executable, "-m", "vstor.ctl.main"]

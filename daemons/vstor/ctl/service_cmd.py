@@ -140,6 +140,8 @@ def _exec(words: list[str]) -> int:
     if os.geteuid() == 0:
         make_daemon_dir(paths.run_dir())
         make_daemon_dir(paths.log_dir())
+    if kind == "mount":
+        mgr.free_dead_mount(found.path)
     user = daemon_user()
     argv = program(kind) + files.daemon_arguments(
         found, paths.log_dir() / f"{files.program_name(found)}.log", user.pw_name if user else None
@@ -172,7 +174,7 @@ def _mount_options(ctx: Context) -> list[str]:
 
 def mount(ctx: Context) -> int:
     """Register a mount, start it and have it started at boot."""
-    cluster, point = ctx.cluster, os.path.abspath(ctx.args.mountpoint)
+    cluster, point = ctx.cluster, os.path.realpath(ctx.args.mountpoint)
     ident = files.mount_id(files.check_plain(point))
     options = _mount_options(ctx)
     manager = mgr.choose_manager()
@@ -199,7 +201,7 @@ def mount(ctx: Context) -> int:
 
 def umount(ctx: Context) -> int:
     """Stop a mount and forget it."""
-    point = os.path.abspath(ctx.args.mountpoint)
+    point = os.path.realpath(ctx.args.mountpoint)
     manager = mgr.choose_manager()
     found = [s for s in registry.list_services(ctx.cluster_or_none) if s.kind == "mount" and s.path == point]
     if not found:

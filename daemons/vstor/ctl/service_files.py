@@ -146,10 +146,10 @@ def supervisord_conf(etc_dir: Path, run_dir: Path, log_dir: Path, open_files: in
     return "\n".join(lines) + "\n"
 
 
-def systemd_unit(kind: str, vstorctl: str, user: str | None) -> str:
+def systemd_unit(kind: str, vstorctl: list[str], user: str | None) -> str:
     """The template unit of a kind, from the package's units/, with the program's place and the user filled in."""
     text = (UNITS_DIR / f"{PROGRAMS[kind]}@.service").read_text()
-    text = text.replace("@VSTORCTL@", vstorctl)
+    text = text.replace("@VSTORCTL@", shlex.join(vstorctl))
     return text if user else re.sub(r"^(User|Group)=.*\n", "", text, flags=re.MULTILINE)
 
 

@@ -7,6 +7,7 @@ order, readiness, deadlines, what a daemon said when it failed, and processes th
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import signal
@@ -122,15 +123,11 @@ def state_of(manager: Manager, service: Service) -> ServiceState:
     info = manager.info(service)
     enabled = manager.enabled(service)
     if info.state == RUNNING or info.state == STARTING:
-        ready = mounted(service) if service.kind == "mount" else ready_pid(service) == info.pid
+        ready = ready_pid(service) == info.pid and (service.kind != "mount" or mounted(service))
         return ServiceState(service, RUNNING if ready else STARTING, info.pid, enabled)
-    if service.kind == "mount":
-        if mounted(service) and info.state == STOPPED:
-            return ServiceState(service, RUNNING, None, enabled, managed=False)
-    else:
-        pid = unmanaged_pid(service)
-        if pid is not None and pid != info.pid:
-            return ServiceState(service, RUNNING, pid, enabled, managed=False)
+    pid = unmanaged_pid(service)
+    if pid is not None and pid != info.pid:
+        return ServiceState(service, RUNNING, pid, enabled, managed=False)
     return ServiceState(service, info.state, info.pid, enabled)
 
 
@@ -170,16 +167,8 @@ def _start_group(
     for service in group:
         state = state_of(manager, service)
         if state.state == RUNNING:
-            say(
-                f"{service.name}: already runs"
-                + (
-                    ""
-                    if state.managed
-                    else f" (pid {state.pid}, started by hand)"
-                    if state.pid
-                    else " (mounted by hand)"
-                )
-            )
+            by_hand = "" if state.managed else f" (pid {state.pid}, started by hand)"
+            say(f"{service.name}: already runs{by_hand}")
             continue
         if service.kind == "mount":
             Path(service.path).mkdir(parents=True, exist_ok=True)
@@ -273,6 +262,18 @@ def unmount(mountpoint: str) -> VstorError | None:
             ErrorCode.BUSY, f"{mountpoint} is in use — end the programs that use it: fuser -vm {mountpoint}"
         )
     return VstorError(ErrorCode.IO_ERROR, f"cannot unmount {mountpoint}: {done.stderr.strip()}")
+
+
+def free_dead_mount(mountpoint: str) -> None:
+    """Detach what a client that died left behind (ENOTCONN): nothing can be in use through it any more."""
+    try:
+        os.stat(mountpoint)
+    except OSError as exc:
+        if exc.errno != errno.ENOTCONN:
+            return
+        subprocess.run(
+            ["umount", "-l", mountpoint], stdin=subprocess.DEVNULL, capture_output=True, timeout=UMOUNT_S, check=False
+        )
 
 
 def _stop_group(manager: Manager, group: list[Service], say: Callable[[str], None]) -> list[VstorError]:

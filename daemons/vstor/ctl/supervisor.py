@@ -21,7 +21,7 @@ from vstor import paths
 from vstor.codes_gen import ErrorCode
 from vstor.ctl import service_files as files
 from vstor.ctl.ownership import daemon_user, make_daemon_dir
-from vstor.ctl.programs import program
+from vstor.ctl.programs import program, vstorctl
 from vstor.ctl.service_state import FAILED, RUNNING, STARTING, STOPPED, STOPPING, ProcessInfo
 from vstor.daemon import raise_limits
 from vstor.errors import VstorError, from_os_error
@@ -153,9 +153,7 @@ class Supervisor:
         self._ensure()
         with _lock(paths.run_dir() / "supervisor.lock"):
             for service in services:
-                argv = program(service.kind) + files.daemon_arguments(
-                    service, paths.log_dir() / f"{files.program_name(service)}.log", user.pw_name if user else None
-                )
+                argv = _command(service, user.pw_name if user else None)
                 text = files.supervisor_program(service, argv, paths.log_dir(), environment)
                 write_if_changed(paths.etc_dir() / "supervisor.d" / f"{files.program_name(service)}.conf", text)
             added, changed, _removed = self._rpc.reloadConfig()[0]
@@ -257,6 +255,14 @@ class Supervisor:
     def enabled(self, service: Service) -> bool:
         """It starts at boot."""
         return self._mark(service).exists()
+
+
+def _command(service: Service, user: str | None) -> list[str]:
+    """A mount goes through `service exec`, which first clears away what a client that was killed left behind."""
+    if service.kind == "mount":
+        return [*vstorctl(), "service", "exec", "mount", files.instance_name(service)]
+    log_file = paths.log_dir() / f"{files.program_name(service)}.log"
+    return program(service.kind) + files.daemon_arguments(service, log_file, user)
 
 
 def write_if_changed(path: Path, text: str) -> bool:

@@ -9,13 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from tests.unit.ctl.conftest import Ctl
 from vstor.codes_gen import ErrorCode
 from vstor.ctl import mount_helper, service_files, services_mgr, systemd
 from vstor.ctl.service_files import PROGRAMS
 from vstor.errors import VstorError
 from vstor.services import Service
+
+from tests.unit.ctl.conftest import Ctl
 
 CS = Service("test_cluster", "cs", "1025", '/disks/a b/50% "x"')
 MOUNT = Service("c", "mount", "pcs", "/pcs", {"options": ["-C", "/ssd/cache", "-R", "64"]})
@@ -132,14 +132,14 @@ def test_units_are_written_once(manager: systemd.Systemd, systemctl: FakeSystemc
 
 @pytest.mark.parametrize("kind", PROGRAMS)
 def test_unit_files(kind: str) -> None:
-    unit = service_files.systemd_unit(kind, "/opt/vstor/bin/vstorctl", "vstor")
+    unit = service_files.systemd_unit(kind, ["/opt/vstor/bin/vstorctl"], "vstor")
     assert f"ExecStart=/opt/vstor/bin/vstorctl service exec {kind} %i\n" in unit
     assert "Type=notify\n" in unit
     assert "@" not in unit.replace("@%i", "").replace("@system-service", "")
     hardened = ("NoNewPrivileges=yes", "ProtectSystem=strict", "CapabilityBoundingSet=\n", "User=vstor\n")
     for line in hardened:
         assert (line in unit) == (kind != "mount"), line
-    assert "User=" not in service_files.systemd_unit(kind, "/x", None)
+    assert "User=" not in service_files.systemd_unit(kind, ["/x"], None)
 
 
 def test_a_unit_starts(manager: systemd.Systemd, systemctl: FakeSystemctl, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,7 +177,7 @@ def test_a_unit_that_fails(manager: systemd.Systemd, systemctl: FakeSystemctl, m
 
 def test_systemctl_failure_is_one_line(manager: systemd.Systemd, systemctl: FakeSystemctl) -> None:
     systemctl.fail = "start"
-    with pytest.raises(VstorError, match="^systemctl start .*: Failed: nobody knows why$"):
+    with pytest.raises(VstorError, match=r"^systemctl start .*: Failed: nobody knows why$"):
         manager.start(CS)
 
 
@@ -210,8 +210,8 @@ def test_init_scripts(ctl: Ctl, tmp_path: Path) -> None:
         assert path.stat().st_mode & 0o777 == 0o755
         text = path.read_text()
         assert f"# Provides:          {name}\n" in text
-        line = next(x for x in text.splitlines() if x.startswith("vstorctl="))
-        path.write_text(text.replace(line, f"vstorctl={tool}"))
+        line = next(x for x in text.splitlines() if x.startswith("    exec "))
+        path.write_text(text.replace(line, f'    exec {tool} "$@"'))
 
         def run(*words: str, script: Path = path, **env: str) -> str:
             return subprocess.run(
@@ -233,7 +233,7 @@ def test_init_scripts(ctl: Ctl, tmp_path: Path) -> None:
     [
         (["vstor://c", "/pcs"], ["-c", "c", "/pcs"]),
         (["vstor://c/", "/pcs", "-o", "rw,nosuid,nodev,_netdev,x-systemd.automount"], ["-c", "c", "-o", "nosuid,nodev", "/pcs"]),
-        (["vstor://c", "/pcs", "-n", "-v", "-o", "rw,cache=/ssd/f,cachesize=64"], ["-c", "c", "-C", "/ssd/f", "-R", "64", "-v", "/pcs"]),
+        (["vstor://c", "/pcs", "-n", "-v", "-o", "rw,cache=/ssd/f,cachesize=64"], ["-c", "c", "-C", "/ssd/f", "-R", "64", "/pcs"]),
         (["vstor://c", "/pcs", "-t", "fuse.vstor", "-o", "ro"], ["-c", "c", "-o", "ro", "/pcs"]),
         (["vstor://c", "/pcs", "-f"], None),
     ],
@@ -243,8 +243,17 @@ def test_mount_helper(argv: list[str], expected: list[str] | None) -> None:
 
 
 @pytest.mark.parametrize(
-    "argv", [[], ["vstor://c"], ["/dev/sda", "/pcs"], ["vstor://a b", "/pcs"], ["vstor://c", "/pcs", "-o"], ["vstor://c", "/pcs", "-z"], ["vstor://c", "/pcs", "-N", "x"]]
-)  # fmt: skip
+    "argv",
+    [
+        [],
+        ["vstor://c"],
+        ["/dev/sda", "/pcs"],
+        ["vstor://a b", "/pcs"],
+        ["vstor://c", "/pcs", "-o"],
+        ["vstor://c", "/pcs", "-z"],
+        ["vstor://c", "/pcs", "-N", "x"],
+    ],
+)
 def test_mount_helper_refuses(
     argv: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

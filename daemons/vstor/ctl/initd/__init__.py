@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from vstor.ctl.programs import vstorctl
@@ -14,11 +15,11 @@ SCRIPTS = {
 }
 
 
-def script(name: str, program: str) -> str:
+def script(name: str, program: list[str]) -> str:
     """Text of one script."""
     kind, what = SCRIPTS[name]
     text = Path(__file__).with_name("vstor-service").read_text()
-    for word, value in (("@NAME@", name), ("@KIND@", kind), ("@WHAT@", what), ("@VSTORCTL@", program)):
+    for word, value in (("@NAME@", name), ("@KIND@", kind), ("@WHAT@", what), ("@VSTORCTL@", shlex.join(program))):
         text = text.replace(word, value)
     return text
 
