@@ -172,6 +172,7 @@ async def serve(args: argparse.Namespace, identity: CsIdentity, node: Identity) 
         # 4. no more orders, then the engine (it answers what is in flight and empties its journal), then the rest
         readiness.stopping()
         metrics.close()
+        await asyncio.to_thread(sources.stop)
         await service.orders.stop()
         await client.close()
         await host.stop()

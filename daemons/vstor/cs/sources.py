@@ -47,8 +47,14 @@ class Sources:
         except ValueError as exc:
             raise VstorError(ErrorCode.BAD_REQUEST, f"source {source.cs_id}: {exc}") from None
 
+    def stop(self) -> None:
+        """What is under way fails with SHUTTING_DOWN."""
+        with self._lock:
+            if self._client is not None:
+                self._client.stop()
+
     def close(self) -> None:
-        """Stop the engine; readers fail with SHUTTING_DOWN."""
+        """Free the engine; nothing may be under way any more."""
         with self._lock:
             if self._client is not None:
                 self._client.close()
