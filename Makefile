@@ -149,7 +149,7 @@ lint-ansible: $(VENV)/stamp-dev
 	@echo "lint: yamllint" && $(BIN)/yamllint --strict .
 	@echo "lint: ansible-lint" && PATH=$(BIN):$$PATH ANSIBLE_CONFIG=$(CURDIR)/ansible.cfg $(BIN)/ansible-lint --offline -q
 	@echo "lint: argument specs and documents of the roles" && $(PY) .make/role_docs.py --check
-	@bash -n .make/*.sh .ci/run
+	@for f in .make/*.sh .ci/run tests/deployment/*.sh tests/bench/*.sh; do bash -n $$f; done
 
 # --- house-keeping ------------------------------------------------------------------------------------------
 
