@@ -221,6 +221,19 @@ def test_without_the_tool(host: Host, module: str) -> None:
     assert "is not installed on this host" in done["msg"]
 
 
+def test_stopping_without_the_tool_is_nothing(host: Host) -> None:
+    done = host.run("vstor_service", executable="/nowhere/vstorctl", kind="all", state="stopped")
+    assert done["changed"] is False
+
+
+def test_info_without_status_asks_nobody(host: Host) -> None:
+    host.authenticate()
+    done = host.run("vstor_info", query_status=False)
+    assert done["status"] is None
+    assert done["authenticated"] is True
+    assert "status" not in [c["verb"] for c in host.state["calls"]]
+
+
 def test_info_without_the_tool(host: Host) -> None:
     done = host.run("vstor_info", executable="/nowhere/vstorctl")
     assert (done["installed"], done["status"], done["services"]) == (False, None, [])

@@ -31,16 +31,18 @@ def make_module(spec, **kwargs):
 class VstorCtl:
     """vstorctl for one cluster.
 
+    Args:
+        required: a missing tool ends the module, except in check mode.
     Attributes:
         available: the tool is installed on this host.
     """
 
-    def __init__(self, module):
+    def __init__(self, module, required=True):
         self._module = module
         self.cluster = module.params["cluster"]
         self._binary = module.get_bin_path(module.params["executable"], required=False, opt_dirs=_OPT_DIRS)
         self.available = self._binary is not None
-        if not self.available and not module.check_mode:
+        if not self.available and required and not module.check_mode:
             module.fail_json(
                 msg="%s is not installed on this host; run the role vstor_common (or make up) first"
                 % module.params["executable"]

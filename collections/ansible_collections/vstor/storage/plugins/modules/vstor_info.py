@@ -10,6 +10,11 @@ short_description: Read the state of a vstor cluster and of this host's part in 
 version_added: 0.1.0
 description:
   - Returns the status of the cluster and the services of this host. Changes nothing, and does not fail when there is no cluster.
+options:
+  query_status:
+    description: Ask the MDSs for the status. Without, only what is on this host is read, which takes no time when the cluster is down.
+    type: bool
+    default: true
 extends_documentation_fragment:
   - vstor.storage.vstorctl
 author:
@@ -40,7 +45,7 @@ cluster_id:
   type: str
   returned: always
 status:
-  description: What vstorctl status prints, none when there is no cluster or no MDS answers.
+  description: What vstorctl status prints, none when there is no cluster, no MDS answers, or O(query_status=false).
   type: dict
   returned: always
 services:
@@ -54,16 +59,14 @@ from ansible_collections.vstor.storage.plugins.module_utils.vstorctl import Vsto
 
 
 def main():
-    module = make_module({})
-    # Reading works like check mode where the tool is missing: there is nothing, which is no failure.
-    module.check_mode = True
-    ctl = VstorCtl(module)
+    module = make_module({"query_status": {"type": "bool", "default": True}})
+    ctl = VstorCtl(module, required=False)
     module.exit_json(
         changed=False,
         installed=ctl.available,
         authenticated=ctl.authenticated(),
         cluster_id=ctl.cluster_id(),
-        status=ctl.status(),
+        status=ctl.status() if module.params["query_status"] else None,
         services=ctl.services(),
     )
 

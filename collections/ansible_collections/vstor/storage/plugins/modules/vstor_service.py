@@ -92,7 +92,8 @@ def main():
         }
     )
     params = module.params
-    ctl = VstorCtl(module)
+    # A host without the program has no services: nothing needs to be stopped there.
+    ctl = VstorCtl(module, required=params["state"] != "stopped")
 
     def mine():
         return [item for item in ctl.services() if item.get("kind") in KINDS[params["kind"]]]
