@@ -24,6 +24,7 @@ def render(service: MdsService) -> str:
     )
     put("epoch", service.leader.epoch if service.leader else 0, "gauge", "epoch of the known leader")
     put("lives_ended_total", service.counters["lives_ended"], "counter", "times memory was dropped and loaded again")
+    put("defects_total", service.counters["defects"], "counter", "lives ended by an internal error")
     put("terms_total", service.counters["terms"], "counter", "elections won")
     put("inodes", len(service.state.inodes), "gauge", "inodes in memory")
     if server is not None:

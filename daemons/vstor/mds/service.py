@@ -106,6 +106,13 @@ class MdsService:
                     log.warning("starting over reason=%s", exc.message)
                     if self._on_ready is not None and self._loop.time() - started > FIRST_LOAD_S_MAX:
                         raise
+                except VstorError:
+                    raise
+                except Exception:
+                    if self._on_ready is not None:
+                        raise
+                    self.counters["defects"] += 1
+                    log.exception("starting over after a defect")
                 retry_s = RETRY_S_MIN if self._loop.time() - life_started > 5 else min(2 * retry_s, RETRY_S_MAX)
                 await asyncio.sleep(random.uniform(0.5, 1.0) * retry_s)
         finally:
