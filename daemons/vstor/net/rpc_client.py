@@ -42,6 +42,9 @@ TRANSIENT = frozenset(
     }
 )
 
+# May wait for minutes, and their outcome is not kept by the MDS: they must not hold back the acknowledgement of other requests.
+WAITING = (m.LockSet, m.LeaseAcquire, m.GetMap, m.ReplicaFailed)
+
 CallNow = Callable[[m.RequestBody], Awaitable[m.ReplyBody]]
 OnPush = Callable[[m.PushBody], None]
 OnConnect = Callable[[CallNow], Awaitable[None]]
@@ -78,7 +81,8 @@ class MdsClient:
         self._context = pki.client_context(identity.cert_path, identity.key_path, identity.ca_path)
         self._learned: list[str] = []
         self._next_id = 1
-        self._live: dict[int, None] = {}  # ids not finished, ascending
+        self._live: dict[int, None] = {}  # ids not finished, ascending, those of WAITING left out
+        self._calls = 0
         self._conn: RpcConnection | None = None
         self._waiters: set[asyncio.Future[None]] = set()  # woken when _conn or _fatal is set
         self._error = VstorError(ErrorCode.UNREACHABLE)
@@ -110,18 +114,20 @@ class MdsClient:
         """
         if self._closed:
             raise VstorError(ErrorCode.SHUTTING_DOWN, "the connection to the MDS is closed")
-        if len(self._live) >= PENDING_MAX:
+        if self._calls >= PENDING_MAX:
             raise VstorError(ErrorCode.LIMIT, f"more than {PENDING_MAX} requests to the MDS wait")
         self.start()
-        request_id = self._take_id()
+        request_id = self._take_id(body)
         if on_id is not None:
             on_id(request_id)
+        self._calls += 1
         try:
             async with asyncio.timeout(deadline_s):
                 return await self._call(request_id, body, retry)
         except TimeoutError as exc:
             raise self._deadline_error(deadline_s) from exc
         finally:
+            self._calls -= 1
             self._live.pop(request_id, None)
             if self._conn is not None:
                 self._conn.forget(request_id)
@@ -160,10 +166,11 @@ class MdsClient:
 
     # --- requests
 
-    def _take_id(self) -> int:
+    def _take_id(self, body: m.RequestBody) -> int:
         request_id = self._next_id
         self._next_id += 1
-        self._live[request_id] = None
+        if not isinstance(body, WAITING):
+            self._live[request_id] = None
         return request_id
 
     def _request(self, request_id: int, body: m.RequestBody) -> m.Request:
@@ -286,15 +293,11 @@ class MdsClient:
 
     async def _say_hello(self, conn: RpcConnection) -> m.HelloReply:
         who = self.identity
-        request_id = self._take_id()
+        body = hello(who.cluster, who.cluster_id, self.role, who.host_id)
+        request_id = self._take_id(body)
         try:
             async with asyncio.timeout(HELLO_S_MAX):
-                reply = await conn.send(
-                    self._request(
-                        request_id,
-                        hello(who.cluster, who.cluster_id, self.role, who.host_id),
-                    )
-                )
+                reply = await conn.send(self._request(request_id, body))
         finally:
             self._live.pop(request_id, None)
         if not isinstance(reply, m.HelloReply):
@@ -305,7 +308,7 @@ class MdsClient:
         """Run on_connect; True when the connection may be used."""
 
         async def call_now(body: m.RequestBody) -> m.ReplyBody:
-            request_id = self._take_id()
+            request_id = self._take_id(body)
             try:
                 return await conn.send(self._request(request_id, body))
             finally:

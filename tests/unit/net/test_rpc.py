@@ -61,6 +61,27 @@ async def test_ack_stays_below_the_oldest_unfinished(node: Pki) -> None:
         await client.close()
 
 
+async def test_a_waiting_lock_does_not_hold_back_the_ack(node: Pki) -> None:
+    async with running(node) as (mds, _server, address):
+        came = asyncio.Event()
+
+        def serve(conn: Connection, request: m.Request) -> m.ReplyBody | None:
+            if isinstance(request.body, m.LockSet):
+                came.set()
+                return None
+            return m.Ok()
+
+        mds.serve = serve
+        client = MdsClient(load_identity(CLUSTER), "client", bootstrap=[address])
+        waiting = asyncio.create_task(client.call(m.LockSet(m.LockRange(1, 2, 1, 0, 9, 3), True)))
+        await came.wait()
+        await client.call(m.Close(1))
+        await client.call(m.Close(1))
+        assert mds.seen[-1].ack == mds.seen[-2].id > mds.seen[0].id
+        waiting.cancel()
+        await client.close()
+
+
 async def test_retry_uses_the_same_id_after_on_connect(node: Pki) -> None:
     async with running(node) as (mds, _server, address):
 
