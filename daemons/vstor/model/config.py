@@ -26,15 +26,25 @@ def _int(default: int, low: int, high: int, unit: str, text: str) -> Option:
 
 MB = 1 << 20
 OPTIONS: dict[str, Option] = {
-    "mds.wd.offline_tout": _int(300_000, 1_000, 604_800_000, "ms", "a silent chunk server becomes offline: re-replication starts"),
-    "mds.wd.max_offline_cs_hosts": _int(2, 0, 10_000, "hosts", "more offline hosts stop automatic replication; 0: no limit"),
+    "mds.wd.offline_tout": _int(
+        300_000, 1_000, 604_800_000, "ms", "a silent chunk server becomes offline: re-replication starts"
+    ),
+    "mds.wd.max_offline_cs_hosts": _int(
+        2, 0, 10_000, "hosts", "more offline hosts stop automatic replication; 0: no limit"
+    ),
     "mds.wd.heartbeat": _int(1_000, 50, 60_000, "ms", "interval of chunk server heartbeats"),
     "mds.wd.inactive_heartbeats": _int(3, 2, 100, "", "missed heartbeats after which a chunk server is inactive"),
-    "mds.wd.maintenance_tout": _int(1_800_000, 1_000, 604_800_000, "ms", "maintenance of a chunk server ends by itself"),
-    "mds.cs.lease": _int(6_000, 500, 600_000, "ms", "a chunk server without an answered heartbeat serves no longer than this"),
+    "mds.wd.maintenance_tout": _int(
+        1_800_000, 1_000, 604_800_000, "ms", "maintenance of a chunk server ends by itself"
+    ),
+    "mds.cs.lease": _int(
+        6_000, 500, 600_000, "ms", "a chunk server without an answered heartbeat serves no longer than this"
+    ),
     "mds.lease.ttl": _int(15_000, 500, 600_000, "ms", "a client's session ends so long after its last renewal"),
     "mds.lease.margin": _int(3_000, 100, 60_000, "ms", "the client stops so much earlier than the session ends"),
-    "mds.lease.recall_tout": _int(60_000, 500, 3_600_000, "ms", "a client that does not answer a recall loses its session"),
+    "mds.lease.recall_tout": _int(
+        60_000, 500, 3_600_000, "ms", "a client that does not answer a recall loses its session"
+    ),
     "mds.ticket.ttl": _int(3_600_000, 10_000, 86_400_000, "ms", "validity of tickets and data session keys"),
     "mds.ticket.rotate": _int(86_400_000, 60_000, 31_536_000_000, "ms", "age at which a new ticket key is taken"),
     "mds.alloc.fill_margin": _int(5, 0, 50, "%", "part of a chunk server kept free of new chunks"),
@@ -43,7 +53,9 @@ OPTIONS: dict[str, Option] = {
     "mds.repl.max_per_cs": _int(2, 1, 64, "", "copies in flight to and from one chunk server"),
     "mds.repl.max_total": _int(256, 1, 10_000, "", "copies in flight in the cluster"),
     "mds.repl.rate": _int(0, 0, 100_000, "MB/s", "bandwidth of one copy; 0: no limit"),
-    "mds.order.tout": _int(5_000, 200, 600_000, "ms", "an unanswered order is sent again; twice: the replica counts as failed"),
+    "mds.order.tout": _int(
+        5_000, 200, 600_000, "ms", "an unanswered order is sent again; twice: the replica counts as failed"
+    ),
     "mds.repl.tout": _int(600_000, 1_000, 86_400_000, "ms", "an unfinished copy is given up"),
     "mds.session.max": _int(10_000, 1, 1_000_000, "", "client sessions"),
     "mds.lease.max_per_session": _int(1_000_000, 16, 100_000_000, "", "inodes one session may cache or hold"),
@@ -90,7 +102,9 @@ def check(name: str, value: str) -> str:
 
 def _check_int(name: str, value: str, option: Option) -> None:
     if not value.isdecimal() or not option.low <= int(value) <= option.high:
-        raise VstorError(ErrorCode.INVALID, f"{name}={value}: want a number {option.low}..{option.high} {option.unit}".rstrip())
+        raise VstorError(
+            ErrorCode.INVALID, f"{name}={value}: want a number {option.low}..{option.high} {option.unit}".rstrip()
+        )
     if name == "fs.chunk_size" and int(value) & (int(value) - 1):
         raise VstorError(ErrorCode.INVALID, f"{name}={value}: want a power of two")
 

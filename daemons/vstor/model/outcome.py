@@ -44,12 +44,18 @@ class Ctx:
 class Outcome:
     """The result of one step of the core."""
 
-    mutations: list[tuple[bytes, bytes | None]] = field(default_factory=list)  # key -> record (None: delete); each key once
+    mutations: list[tuple[bytes, bytes | None]] = field(
+        default_factory=list
+    )  # key -> record (None: delete); each key once
     reply: ReplyBody | None = None
     park: Hashable | None = None
     wake: set[Hashable] = field(default_factory=set)
     pushes: list[tuple[int, PushBody]] = field(default_factory=list)  # (session_id, push); no connection: drop
-    orders: list[tuple[int, CsOrder]] = field(default_factory=list)  # (cs_id, order); no connection: drop, the core retries
+    orders: list[tuple[int, CsOrder]] = field(
+        default_factory=list
+    )  # (cs_id, order); no connection: drop, the core retries
     bind_session: int = 0  # this connection is from now on that of the session (an older connection of it is closed)
     bind_cs: int = 0  # this connection is from now on that of the CS (an older connection of it is closed)
-    unbind_session: list[int] = field(default_factory=list)  # sessions that ended: close their connections after the reply
+    unbind_session: list[int] = field(
+        default_factory=list
+    )  # sessions that ended: close their connections after the reply

@@ -46,7 +46,9 @@ class Inode(Record):
     policy: int  # Policy.pack()
     rdev: int = 0
     parent: int = 0  # directories: the ino of ".."
-    writer: int = 0  # session that holds EXCLUSIVE: after a failover its chunks need reconciliation unless it comes back
+    writer: int = (
+        0  # session that holds EXCLUSIVE: after a failover its chunks need reconciliation unless it comes back
+    )
     used: int = 0  # files: chunks that are not void; directories: entries
     next_cookie: int = 0  # directories: cookie of the next entry
     target: bytes = b""  # symlinks
@@ -196,9 +198,7 @@ class Policy(NamedTuple):
 @functools.lru_cache(maxsize=1024)
 def unpack_policy(packed: int) -> Policy:
     """The inverse of Policy.pack."""
-    return Policy(
-        packed & 15, packed >> 4 & 15, packed >> 8 & 7, packed >> 11 & 3, packed >> 13 & 63, packed >> 19 & 1
-    )
+    return Policy(packed & 15, packed >> 4 & 15, packed >> 8 & 7, packed >> 11 & 3, packed >> 13 & 63, packed >> 19 & 1)
 
 
 class Chunk(NamedTuple):

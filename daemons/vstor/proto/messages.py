@@ -177,6 +177,7 @@ class SessionResume(_Body, tag=14):
     session_id: int
     leases: list[tuple[int, int]]
     locks: list[LockRange] = []
+    opens: list[tuple[int, int]] = []  # (ino, count) of open files, so that files without a name live on
 
 
 class SessionClose(_Body, tag=15):
@@ -732,6 +733,7 @@ class RemoveCs(_Body, tag=118):
     force: bool = False
     cancel: bool = False
     dry_run: bool = False
+    accept_loss: bool = False
 
 
 class RemoveMds(_Body, tag=119):
@@ -775,6 +777,15 @@ class MdsReport(_Body, tag=124):
     applied_revision: int
 
 
+class CsMaintenance(_Body, tag=125):
+    """A chunk server is about to go away for a short time: no replication starts until it is back or mds.wd.maintenance_tout is over.
+    JSON: {state, sole_replicas: chunks that cannot be read meanwhile}."""
+
+    cs_id: int
+    on: bool
+    dry_run: bool = False
+
+
 RequestBody = Union[
     Hello, AuthStart, AuthExchange, AuthFinish,
     SessionOpen, SessionRenew, SessionResume, SessionClose,
@@ -784,7 +795,7 @@ RequestBody = Union[
     InvalidateDone,
     CsCreate, CsRegister, CsHeartbeat, CsInventory, CsReport, CsOrderDone,
     GetStatus, GetEvents, GetConfig, SetConfig, GetPathAttr, SetPathAttr, FileInfo, RemoveCs, RemoveMds,
-    GetLeases, RevokeLeases, ListChunks, MdsJoin, MdsReport,
+    GetLeases, RevokeLeases, ListChunks, MdsJoin, MdsReport, CsMaintenance,
 ]  # fmt: skip
 ReplyBody = Union[
     HelloReply, AuthParams, AuthChallenge, AuthCertificate, SessionReply, Renewed,

@@ -1,0 +1,65 @@
+"""Replicas that belong to no chunk any more, to be deleted. Memory only: what a failover forgets, the next inventory finds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from vstor.codes_gen import ErrorCode
+from vstor.model.step import Step
+from vstor.proto.messages import OrderDelete
+
+DELETES_PER_ORDER = 512
+ORDERS_AT_ONCE = 2  # delete orders under way at one server
+
+
+class Garbage:
+    """Chunk ids to delete, by server. An id gets here when it left the maps for good, or when its replica is surplus (R6 is checked before)."""
+
+    def __init__(self) -> None:
+        self._todo: dict[int, set[int]] = {}
+        self._running: dict[int, int] = {}
+        self._under_way = 0
+
+    def add(self, chunk_id: int, cs_ids: Iterable[int]) -> None:
+        """Delete the replicas of the chunk on these servers. Call it only in a step that commits the reason."""
+        for cs_id in cs_ids:
+            self._todo.setdefault(cs_id, set()).add(chunk_id)
+
+    def count(self) -> int:
+        """Replicas to delete."""
+        return sum(map(len, self._todo.values())) + self._under_way
+
+    def tick(self, s: Step) -> None:
+        """Give delete orders to servers that are connected; the others tell in their next inventory."""
+        for cs_id, ids in list(self._todo.items()):
+            if not s.core.servers.is_connected(cs_id):
+                if not s.core.servers.is_active(cs_id):
+                    del self._todo[cs_id]
+                continue
+            while ids and self._running.get(cs_id, 0) < ORDERS_AT_ONCE:
+                batch = [ids.pop() for _ in range(min(DELETES_PER_ORDER, len(ids)))]
+                batch = [n for n in batch if not self._in_use(s, n, cs_id)]
+                if batch:
+                    self._send(s, cs_id, batch)
+            if not ids:
+                del self._todo[cs_id]
+
+    @staticmethod
+    def _in_use(s: Step, chunk_id: int, cs_id: int) -> bool:
+        """The replica came back into the map, or is being made, since it was put here."""
+        found = s.state.chunk_by_id(chunk_id)
+        return (found is not None and cs_id in found[2].replicas) or s.core.recovery.is_target(chunk_id, cs_id)
+
+    def _send(self, s: Step, cs_id: int, batch: list[int]) -> None:
+        self._running[cs_id] = self._running.get(cs_id, 0) + 1
+        self._under_way += len(batch)
+
+        def done(step: Step, server: int, status: int, value: int, copied: int) -> None:
+            self._running[server] -= 1
+            self._under_way -= len(batch)
+            if status not in (ErrorCode.OK, ErrorCode.NO_CHUNK, ErrorCode.DISCONNECTED, ErrorCode.TIMED_OUT):
+                step.core.servers.once(
+                    step, f"delete {server}", "warn", f"CS#{server} could not delete replicas (error {status})"
+                )
+
+        s.core.orders.send(s, cs_id, OrderDelete(sorted(batch)), done, 60_000)
