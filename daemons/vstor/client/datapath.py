@@ -145,7 +145,12 @@ class DataPath:
         report = m.ReplicaFailed(event.ino, event.index, event.chunk_id, event.version, event.cs_id, event.error)
 
         async def tell() -> None:
-            reply = await self.session.call(report)
+            try:
+                reply = await self.session.call(report)
+            except VstorError as exc:
+                if exc.code != ErrorCode.STALE:
+                    raise
+                reply = await self.session.call(m.GetMap(event.ino, event.index, 1, True))  # it is another chunk by now
             self.install(inode, reply.chunks, reply.servers, for_write=True)
 
         self.tasks.spawn(self._until_done(inode, event.index, tell, "new map"), f"failed-{event.ino}-{event.index}")

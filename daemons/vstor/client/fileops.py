@@ -108,6 +108,7 @@ class FileOperations(Operations):
             flags |= cl.BIND_KILL_SUIDGID
         if self.volume.locks.book.any_posix(inode.ino):
             flags |= cl.BIND_FLUSH
+        flags |= cl.BIND_DIRECT if handle.direct else 0
         result = self.volume.engine.native.fuse_bind(handle.fh, inode.file, flags)
         if result < 0:
             raise OSError(-result, os.strerror(-result))
@@ -192,7 +193,7 @@ class FileOperations(Operations):
                     return bytes(out)
                 out += record
                 offset = entry.cookie
-                if plus and entry.attr is not None:
+                if plus and self._with_attr(entry):
                     self.table.looked_up(self.table.need(entry.ino))
             if handle.eof:
                 return bytes(out)
@@ -214,10 +215,14 @@ class FileOperations(Operations):
         if not plus:
             return fp.dirent(entry.ino, entry.cookie, entry.type, entry.name)
         head = bytes(fp.ENTRY_OUT_BYTES)
-        if entry.attr is not None:
+        if self._with_attr(entry):
             inode = self.table.need(entry.ino)
             head = fp.entry_out(self.shown(inode), 0, self.attr_valid_ms(inode))
         return fp.direntplus(head, entry.ino, entry.cookie, entry.type, entry.name)
+
+    def _with_attr(self, entry: m.DirEntry) -> bool:
+        """Attributes that are not valid (another client writes the file) could be older than what the kernel has."""
+        return entry.attr is not None and self.names.cached(self.table.get(entry.ino))
 
     # --- locks
 

@@ -202,11 +202,17 @@ class InodeTable:
             self._entries.move_to_end((parent, name))
         return ino
 
-    def add_entry(self, parent: int, name: bytes, ino: int) -> None:
-        """The MDS said so, under a lease of the directory."""
+    def add_entry(self, parent: int, name: bytes, ino: int, *, granted: bool = False) -> None:
+        """The MDS said so; ino 0: there is no such name. Kept while a lease of the directory makes it say when that changes.
+
+        granted: the same reply gave us CACHE of the directory.
+        """
         directory = self.need(parent)
-        if directory.lease == NONE:
+        if granted and directory.lease == NONE:
             directory.lease = CACHE
+        if directory.lease == NONE:
+            self.drop_entry(parent, name)
+            return
         self._entries[parent, name] = ino
         self._entries.move_to_end((parent, name))
         self._names.setdefault(parent, set()).add(name)

@@ -57,7 +57,7 @@ class Names:
         if len(name) > m.NAME_BYTES_MAX:
             raise VstorError(ErrorCode.NAME_TOO_LONG)
         reply = await self.session.call(m.Lookup(parent, name))
-        self.table.add_entry(parent, name, reply.attr.ino)
+        self.table.add_entry(parent, name, reply.attr.ino, granted=reply.attr.cacheable)
         if reply.attr.ino == 0:
             raise VstorError(ErrorCode.NOT_FOUND)
         return self.table.learn(reply.attr)
@@ -84,7 +84,7 @@ class Names:
         if plus:
             for entry in reply.entries:
                 if entry.attr is not None:
-                    self.table.add_entry(ino, entry.name, entry.ino)
+                    self.table.add_entry(ino, entry.name, entry.ino, granted=entry.attr.cacheable)
                     self.table.learn(entry.attr)
         return reply
 
