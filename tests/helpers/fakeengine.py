@@ -67,6 +67,7 @@ class Io:
     buf: Any
     flags: int
     cookie: int
+    admitted: bool = False  # began under a lease: runs to its end even when the lease is lowered
 
 
 class FakeFile:
@@ -82,12 +83,13 @@ class FakeFile:
         self.touched: list[tuple[int, int]] | None = []
         self.closed = False
         self.hold = False  # a test keeps requests under way
+        self.drains: list[tuple[int, list[Io]]] = []
 
     def set_lease(self, mode: int, token: int) -> None:
         lowering, self.mode = mode < self.mode, mode
         self.asked = {a for a in self.asked if a[0] != "lease"}
         if lowering or token:
-            self.engine.push(Event(cl.EV_DRAINED, self.ino, cookie=token))
+            self.drains.append((token, [io for io in self.parked if io.admitted]))
         self.run()
 
     def set_size(self, size: int) -> None:
@@ -113,6 +115,7 @@ class FakeFile:
             else:
                 self.parked.append(io)
         self.asked.clear()
+        self.run()
 
     def take_dirty(self, limit: int) -> tuple[int, int, list[int]]:
         out = self.end, self.mtime_ns, sorted(self.written)[:limit]
@@ -148,6 +151,10 @@ class FakeFile:
                 self.parked.append(io)
             else:
                 self._do(io)
+        for token, earlier in list(self.drains):
+            if not any(io is other for io in earlier for other in self.parked):
+                self.drains.remove((token, earlier))
+                self.engine.push(Event(cl.EV_DRAINED, self.ino, cookie=token))
 
     def _ask(self, what: str, index: int, write: bool) -> None:
         if (what, index, write) not in self.asked:
@@ -160,9 +167,12 @@ class FakeFile:
             return True
         write = io.op != cl.IO_READ
         need = cl.LEASE_EXCLUSIVE if write else cl.LEASE_SHARED
-        if self.mode < need or time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000 >= self.engine.lease_until:
+        expired = time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000 >= self.engine.lease_until
+        io.admitted = io.admitted and not expired
+        if expired or (not io.admitted and self.mode < need):
             self._ask("lease", 0, write)
             return False
+        io.admitted = True
         offset = self.size if io.flags & cl.IO_APPEND else io.offset
         length = min(io.length, max(0, self.size - offset)) if io.op == cl.IO_READ else io.length
         if length == 0:

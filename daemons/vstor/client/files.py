@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 COMMIT_EVERY_S = 5.0
 SIZE_MAX = (1 << 63) - 1
 TRUNCATE_ATTEMPTS_MAX = 100
+CLOSE_TOGETHER = 64
 
 
 def is_writable(flags: int) -> bool:
@@ -50,6 +51,7 @@ class Files:
             data,
             tasks,
         )
+        leases.on_idle_invalid = self.let_go_if_deleted
 
     # --- opening
 
@@ -107,7 +109,7 @@ class Files:
         handle = self.table.add_handle(inode, flags, is_writable(flags))
         self.opened(inode, reply, False)
         self.table.add_entry(parent, name, inode.ino)
-        if flags & os.O_TRUNC and not reply.created and reply.attr.size:
+        if flags & os.O_TRUNC and not reply.created and (reply.attr.size or inode.file.size):
             await self.truncate(inode.ino, 0)
         return inode, handle
 
@@ -122,11 +124,27 @@ class Files:
         if handle.writable and inode.file is not None:
             self.tasks.spawn(self._commit_soon(inode), f"commit-{inode.ino}")
         if not inode.handles:
-            if inode.attr is not None and inode.attr.nlink == 0:
-                self.tasks.spawn(self.let_go(inode), f"close-{inode.ino}")
+            if not inode.attr_valid or inode.attr is None or inode.attr.nlink == 0:
+                self.let_go_if_deleted(inode)
             for old in self.table.idle_surplus():
                 self.tasks.spawn(self.let_go(old), f"close-{old.ino}")
         return inode
+
+    def let_go_if_deleted(self, inode: Inode) -> None:
+        """The MDS keeps a file without a name as long as we count as having it open."""
+        self.tasks.spawn(self._let_go_if_deleted(inode), f"close-{inode.ino}")
+
+    async def _let_go_if_deleted(self, inode: Inode) -> None:
+        try:
+            reply = await self.session.call(m.GetAttr(inode.ino))
+            self.table.learn(reply.attr)
+        except VstorError as exc:
+            if exc.code != ErrorCode.BAD_HANDLE:
+                raise
+        else:
+            if reply.attr.nlink:
+                return
+        await self.let_go(inode)
 
     async def _commit_soon(self, inode: Inode) -> None:
         if inode.opened:
@@ -252,11 +270,21 @@ class Files:
                 )
 
     async def close_all(self) -> None:
-        """Before the session is closed: everything acknowledged is synced and committed."""
-        for inode in [i for i in self.table.inodes.values() if i.file is not None]:
-            try:
-                if inode.lease == EXCLUSIVE:
-                    await self.engine.io(inode.file, cl.IO_SYNC, 0, 0, None)
-                await self.data.commit(inode)
-            except (VstorError, OSError) as exc:
-                log.error("not flushed at the end ino=%s reason=%s", inode.ino, exc)
+        """Before the session is closed: everything acknowledged is synced, committed, and the write leases are given back.
+
+        A lease that ended with the session instead would make the MDS compare the replicas of the file.
+        """
+        inodes = [i for i in self.table.inodes.values() if i.file is not None]
+        for start in range(0, len(inodes), CLOSE_TOGETHER):
+            await asyncio.gather(*(self._flush_last(inode) for inode in inodes[start : start + CLOSE_TOGETHER]))
+
+    async def _flush_last(self, inode: Inode) -> None:
+        inode.pages = False  # nobody reads the kernel's cache any more
+        try:
+            if inode.lease != EXCLUSIVE:
+                return
+            await self.engine.io(inode.file, cl.IO_SYNC, 0, 0, None)
+            async with inode.recall_lock:
+                await self.leases.release(inode, 0, await self.leases.give_up(inode, NONE))
+        except (VstorError, OSError) as exc:
+            log.error("not flushed at the end ino=%s reason=%s", inode.ino, exc)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from vstor.client.engine import Engine
@@ -62,6 +63,9 @@ class Leases:
         self.mutating: dict[
             int, int
         ] = {}  # directories in which a change of ours is on its way: the kernel has them locked
+        self.on_idle_invalid: Callable[[Inode], None] = lambda _inode: (
+            None
+        )  # an open file without handles: was it deleted?
         self.recalls = 0
         self.invalidations = 0
 
@@ -257,6 +261,8 @@ class Leases:
             inode.attr_valid = False
             if inode.lease == CACHE and not inode.is_dir:
                 inode.lease = NONE  # a directory keeps its other names, a file's CACHE ends with the answer
+            if inode.opened and not inode.handles:
+                self.on_idle_invalid(inode)
         for name in body.names:
             self.table.drop_entry(body.ino, name)
         self.tasks.spawn(self._tell_kernel(body), f"invalidate-{body.ino}")
@@ -293,6 +299,7 @@ class Leases:
             if inode.file is not None:
                 collect(inode)
                 inode.lost = inode.lost or inode.pending.any
+                inode.pending = type(inode.pending)()
                 inode.file.set_lease(0, 0)
                 inode.file.drop_chunks(0)
         self.drop_everything()

@@ -45,8 +45,8 @@ class Hooks(Protocol):
     def push(self, body: m.PushBody) -> None:
         """A push, in order."""
 
-    def held(self) -> tuple[list[tuple[int, int]], list[m.LockRange]]:
-        """Leases and locks, for SessionResume."""
+    def held(self) -> tuple[list[tuple[int, int]], list[m.LockRange], list[tuple[int, int]]]:
+        """Leases (ino, mode), locks, opens (ino, count), for SessionResume."""
 
     def lost(self) -> None:
         """The session is over, and with it all leases and locks; a new one follows."""
@@ -135,10 +135,10 @@ class Session:
 
     async def _on_connect(self, call_now: Callable[[m.RequestBody], Awaitable[m.ReplyBody]]) -> None:
         if self.id:
-            leases, locks = self._hooks.held()
+            leases, locks, opens = self._hooks.held()
             sent_ms = clock.boottime_ms()
             try:
-                self._take(await call_now(m.SessionResume(self.id, leases, locks)), sent_ms)
+                self._take(await call_now(m.SessionResume(self.id, leases, locks, opens)), sent_ms)
                 log.info("session resumed session=%s leases=%s", self.id, len(leases))
                 return
             except VstorError as exc:

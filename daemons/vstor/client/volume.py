@@ -71,8 +71,9 @@ class Volume:
     def push(self, body: m.PushBody) -> None:
         self.leases.push(body)
 
-    def held(self) -> tuple[list[tuple[int, int]], list[m.LockRange]]:
-        return self.table.leased(), self.locks.book.all()
+    def held(self) -> tuple[list[tuple[int, int]], list[m.LockRange], list[tuple[int, int]]]:
+        opens = [(i.ino, i.opened) for i in self.table.inodes.values() if i.opened]
+        return self.table.leased(), self.locks.book.all(), opens
 
     def lost(self) -> None:
         self.leases.lost()
@@ -124,7 +125,7 @@ def open_volume(
 
     return Volume(
         connect_to(cluster, bootstrap),
-        lambda auth_mode: cl.Client(auth_mode=auth_mode),
+        lambda auth_mode: cl.Client(auth_mode=auth_mode, no_space_fails=not wait_for_space),
         name=name,
         host_id=read_host_id(),
         host=hostname(),
