@@ -41,7 +41,7 @@ class World:
     async def until(self, check: Callable[[], Any], timeout_s: float = 10) -> Any:
         """Let everything run until check() is true."""
         async with asyncio.timeout(timeout_s):
-            while not (result := check()):
+            while not (result := check()):  # noqa: ASYNC110 - whatever the check looks at has no event of its own
                 await asyncio.sleep(0.001)
         return result
 
