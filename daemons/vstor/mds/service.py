@@ -175,7 +175,11 @@ class MdsService:
         return state, members
 
     def _learn(self, state: State, members: Members) -> None:
-        """What follows from new secrets or members."""
+        """What follows from new secrets or members. Raises NOT_MDS when this MDS was removed."""
+        own = members.records.get(self.config.mds_id)
+        if own is not None and own.removed:
+            message = f"MDS#{self.config.mds_id} was removed from the cluster; stop its services and delete {self.repository.root}"
+            raise VstorError(ErrorCode.NOT_MDS, message)
         secret = state.secrets
         if "verifier" in secret and self._attempts is not None:
             try:

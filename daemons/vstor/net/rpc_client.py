@@ -233,24 +233,27 @@ class MdsClient:
             backoff_s = min(2 * backoff_s, BACKOFF_S_MAX)
 
     def _candidates(self) -> list[str]:
+        """Control addresses in the order of trying. Raises CONFIG for a bad bs.list when nothing else is known, UNREACHABLE for none."""
+        cluster, known = self.identity.cluster, self._learned
         try:
-            listed = [control_address(a) for a in (self._bootstrap or read_bs_list(self.identity.cluster))]
+            known = [control_address(a) for a in self._bootstrap or read_bs_list(cluster)] + known
         except VstorError as exc:
-            listed = []
-            self._error = exc
+            if not known:
+                raise
+            log.warning("bs.list not used reason=%s", exc.message)
+        if not known:
+            raise VstorError(
+                ErrorCode.UNREACHABLE, f"no MDS known for cluster {cluster}: fill bs.list or give its address"
+            )
         first = [self.leader_address] if self.leader_address else []
-        return list(dict.fromkeys(first + listed + self._learned))[:ADDRESSES_MAX]
+        return list(dict.fromkeys(first + known))[:ADDRESSES_MAX]
 
     async def _find_leader(self, connect_s: float) -> RpcConnection | None:
         """A connection to the MDS that says it leads, or None after one round over all addresses."""
-        queue = self._candidates()
-        if not queue:
-            self._complain(
-                VstorError(
-                    ErrorCode.UNREACHABLE,
-                    f"no MDS known for cluster {self.identity.cluster}: fill bs.list or give its address",
-                )
-            )
+        try:
+            queue = self._candidates()
+        except VstorError as exc:
+            self._complain(exc)
             return None
         tried: set[str] = set()
         while queue:
