@@ -311,6 +311,7 @@ struct part {
 	bool stale, nospace, again; /* WRITE, SYNC: what the pass met */
 	int fatal; /* errno */
 	uint8_t crc_errors, attempts;
+	bool asked_map;
 	bool on_lease, alone; /* alone: SYNC in a frame of its own, to know whose error it is */
 	uint64_t not_before_ms;
 	struct timer timer;
@@ -504,6 +505,7 @@ void req_finish(struct req *r);
 void part_queue(struct part *p); /* to cl->run_parts */
 void part_run(struct part *p);
 void part_park(struct part *p);
+void part_park_for_map(struct part *p);
 void part_retry(struct part *p); /* with back-off, from chunk->parked */
 void part_backoff(struct part *p); /* parked parts woken by a map wait for it */
 void part_done(struct part *p, int error);

@@ -130,6 +130,16 @@ void part_backoff(struct part *p)
 	part_park(p);
 }
 
+/* An answer that does not help (a hole for a writer) is waited for with back-off the next times. */
+void part_park_for_map(struct part *p)
+{
+	if (p->asked_map)
+		part_backoff(p);
+	else
+		part_park(p);
+	p->asked_map = true;
+}
+
 void part_retry(struct part *p)
 {
 	struct vst_cl *cl = p->req->f->cl;

@@ -81,7 +81,7 @@ void read_start(struct part *p)
 	}
 	if (!c->map) {
 		chunk_need_map(c, 0, 0);
-		part_park(p);
+		part_park_for_map(p);
 		return;
 	}
 	if (p->map != c->map) {

@@ -64,6 +64,7 @@ static void deliver(struct req *r, int64_t result)
 		fuse_complete(r, result);
 		break;
 	}
+	lease_uncount(r); /* after the answer: DRAINED says that all answers are out */
 	COUNT(cl, inflight, -1);
 	req_free(cl, r);
 	f->nreqs--;
@@ -125,7 +126,6 @@ void req_queue(struct req *r)
 /* Parked for the lease, or never let in: it has no place among the ranges. */
 void req_end_early(struct req *r, int error)
 {
-	lease_uncount(r);
 	deliver(r, -error);
 }
 
@@ -290,11 +290,12 @@ void req_finish(struct req *r)
 	if (r->writes && r->error)
 		take_back_append(f);
 	count_io(r);
-	lease_uncount(r);
 	if (wants_commit(r)) {
 		struct vst_cl_event ev = {.kind = VST_EV_COMMIT, .cookie = f->cl->next_commit++};
 		r->commit_cookie = ev.cookie;
 		r->seq = f->meta_seq;
+		lease_uncount(
+			r); /* its I/O is done; a recall must not wait for a commit that may wait for the recall */
 		list_add(&f->commits, &r->link);
 		event_push(f->cl, f, &ev);
 		return;

@@ -15,7 +15,7 @@ bool write_map_ready(struct part *p)
 	if (!c->map || !c->map->for_write) {
 		/* PUNCH asks as a reader at first: a writer would be given a new chunk for a hole */
 		chunk_need_map(c, op == VST_IO_PUNCH && !c->map ? 0 : 1, 0);
-		part_park(p);
+		part_park_for_map(p);
 		return false;
 	}
 	if (c->failed && c->map->version <= c->failed_version) {

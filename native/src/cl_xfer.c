@@ -87,13 +87,14 @@ static void part_reply(struct xfer *x, int status, const struct vst_frame *hdr, 
 		write_done(p, x->replica, x->cs->incarnation, status);
 		return;
 	}
-	if (status == 0 && hdr->flags & VST_FRAME_FLAG_HOLE)
+	if (status == 0 && hdr->flags & VST_FRAME_FLAG_HOLE) {
 		memset(x->dest, 0, p->len);
-	else if (status == 0)
-		/* data is behind its table (cl_rx.c); in the destination already when it was received there */
+	} else if (status == 0) {
+		/* in the destination already when it was received there (cl_rx.c) */
 		bad = vst_pieces_verify(p->off, p->len, data, x->table);
-	if (status == 0 && bad < 0 && data && data != x->dest)
-		memcpy(x->dest, data, p->len);
+		if (bad < 0 && data != x->dest)
+			memcpy(x->dest, data, p->len);
+	}
 	read_done(p, x->replica, status, hdr, bad);
 }
 
