@@ -65,6 +65,9 @@ class EtcdStore:
     # --- reading
 
     async def load(self) -> Snapshot:
+        await (
+            self._revoke_former()
+        )  # who loads does not lead: what is left of its own leadership would only delay the next one
         head = await self._call("KV", "Range", rpc.RangeRequest(key=_SEQ))
         revision = head.header.revision
         counted = await self._range(PREFIX, _END, revision, count_only=True)

@@ -120,6 +120,7 @@ async def test_the_lease_of_a_former_run_is_revoked(shared_etcd: Etcd, tmp_path:
     other = EtcdStore([shared_etcd.url], None)
     assert await other.campaign(b"two", 60) is None
     again = EtcdStore([shared_etcd.url], None, lease_file=file)
+    assert (await again.load()).leader is None
     leadership = await again.campaign(b"one", 60)
     assert leadership is not None
     assert leadership.epoch > former.epoch
