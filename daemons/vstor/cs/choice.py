@@ -45,13 +45,16 @@ class Local:
 class LastPass:
     """What an earlier pass of this copy took over completely."""
 
+    version: int  # of the order
     source_cs: int
     incarnation: int  # of the source
     write_seq: int  # everything up to it was seen
 
 
-def choose_start(local: Local | None, version: int, base_version: int, since_seq: int) -> Start:
-    """How OrderReplicate begins. `version` is the one wanted."""
+def choose_start(
+    local: Local | None, version: int, base_version: int, since_seq: int, last: LastPass | None = None
+) -> Start:
+    """How OrderReplicate begins. `version` is the one wanted. A next pass names the version of the pass before as base_version."""
     if local is None:
         return Start.FRESH
     if not local.syncing:
@@ -59,7 +62,7 @@ def choose_start(local: Local | None, version: int, base_version: int, since_seq
             return Start.DONE
         if local.version > version:
             return Start.REFUSE
-    if local.syncing and since_seq > 0:
+    if local.syncing and (since_seq > 0 or follows(last, base_version, since_seq)):
         return Start.CONTINUE
     if base_version > 0 and local.version > 0:
         return Start.REUSE
@@ -81,21 +84,19 @@ def choose_granules(
     here: Sequence[Granule],
     start: Start,
     base_version: int,
-    since_seq: int,
     last: LastPass | None,
 ) -> list[Action]:
     """One action for each granule.
 
     Args:
         here: granules of the replica here, as many as the source has; only looked at for Start.REUSE.
-        base_version: of usable_base. since_seq: of the order.
-        last: the earlier pass, None when it is not known or was not taken from this source in this incarnation.
+        base_version: of usable_base.
+        last: of usable_pass; None compares everything.
     """
     if start is Start.CONTINUE:
         if last is None:
             return [Action.COMPARE] * len(source)
-        after = min(since_seq, last.write_seq)
-        return [Action.COPY if seq > after else Action.SKIP for _, seq in source]
+        return [Action.COPY if seq > last.write_seq else Action.SKIP for _, seq in source]
     if start is Start.REUSE and base_version > 0:
         return [_reuse(theirs[0], mine[0], base_version) for theirs, mine in zip(source, here, strict=True)]
     return [Action.COPY] * len(source)
@@ -108,8 +109,15 @@ def _reuse(theirs: int, mine: int, base_version: int) -> Action:
     return Action.COMPARE if max(theirs, mine) >= base_version else Action.SKIP
 
 
-def same_source(last: LastPass | None, source_cs: int, incarnation: int) -> LastPass | None:
-    """`last` if its sequence numbers mean anything at this source now."""
-    if last is None or (last.source_cs, last.incarnation) != (source_cs, incarnation):
+def follows(last: LastPass | None, base_version: int, since_seq: int) -> bool:
+    """The order is the next pass after `last`."""
+    return last is not None and (last.version, last.write_seq) == (base_version, since_seq)
+
+
+def usable_pass(
+    last: LastPass | None, base_version: int, since_seq: int, source_cs: int, incarnation: int
+) -> LastPass | None:
+    """`last` if the order follows it and its sequence numbers mean anything at this source now."""
+    if last is None or not follows(last, base_version, since_seq):
         return None
-    return last
+    return last if (last.source_cs, last.incarnation) == (source_cs, incarnation) else None

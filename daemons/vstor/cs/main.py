@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from vstor import native, paths
-from vstor.clock import unix_ms
+from vstor.clock import boottime_ms, unix_ms
 from vstor.codes_gen import ErrorCode
 from vstor.cs import repository, stats
 from vstor.cs.engine import EngineHost
@@ -36,6 +36,9 @@ log = logging.getLogger(__name__)
 PROGRAM = "vstor-csd"
 RESERVE_BYTES_MAX = 1 << 30  # kept free on the disk for deletes, metadata and recovery
 RESERVE_PART = 50  # or this part of it (2 %), whichever is less
+WHOLE_REPLICA = (
+    1 << 64
+) - 1  # offset of a CORRUPT event: header or table is damaged, the engine has put the file aside
 EVENT_KINDS = {
     # engine event: (kind of the report, error letter)
     "CORRUPT": ("corrupt", stats.LETTER_CHECKSUM),
@@ -223,8 +226,11 @@ def on_event(service: CsService, event: Any) -> None:
         return
     log.error("%s chunk=%d offset=%d errno=%d", kind, event.chunk_id, event.offset, event.error)
     if letter:
-        service.health.note(letter)
-    service.report(kind, event.chunk_id, event.offset, event.error)
+        service.health.note(letter, boottime_ms())
+    if kind == "corrupt" and event.offset == WHOLE_REPLICA:
+        service.report("lost", event.chunk_id)
+    else:
+        service.report(kind, event.chunk_id, event.offset, event.error)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -19,8 +19,8 @@ from vstor.cs.choice import (
     Start,
     choose_granules,
     choose_start,
-    same_source,
     usable_base,
+    usable_pass,
 )
 from vstor.cs.engine import EngineHost
 from vstor.cs.transfer import OpenSource, SourceReader, Transfer
@@ -58,7 +58,8 @@ class Replicator:
         Raises: STALE when a newer replica is here; else the error of the last source tried, or of the local engine.
         """
         local = await self._local(order.chunk_id)
-        start = choose_start(local, order.version, order.base_version, order.since_seq)
+        last = self._passes.get(order.chunk_id)
+        start = choose_start(local, order.version, order.base_version, order.since_seq, last)
         if start is Start.DONE:
             return Copied()
         if start is Start.REFUSE:
@@ -175,8 +176,9 @@ class Replicator:
         count = order.chunk_bytes // GRANULE_BYTES
         granules = await self._host.call(reader.granules, count)
         here = await self._host.call(self._store.granules, order.chunk_id, count)
-        last = same_source(self._passes.pop(order.chunk_id, None), reader.cs_id, state.incarnation)
-        actions = choose_granules(granules, here, start, base, order.since_seq, last)
+        last = self._passes.pop(order.chunk_id, None)
+        last = usable_pass(last, order.base_version, order.since_seq, reader.cs_id, state.incarnation)
+        actions = choose_granules(granules, here, start, base, last)
         # 2. Copy.
         others = [s for s in order.sources if s.cs_id != reader.cs_id]
         transfer = self._transfer(order.chunk_id, order.version, reader, others, order.rate_bytes_s)
@@ -188,5 +190,5 @@ class Replicator:
             self.granules_compared += transfer.compared
         # 3. Sequence numbers of one source say nothing about what another one delivered.
         if not order.final and not transfer.mixed and len(self._passes) < PASSES_MAX:
-            self._passes[order.chunk_id] = LastPass(reader.cs_id, state.incarnation, state.write_seq)
+            self._passes[order.chunk_id] = LastPass(order.version, reader.cs_id, state.incarnation, state.write_seq)
         return Copied(bytes=transfer.bytes_written, value=state.write_seq)

@@ -220,8 +220,6 @@ class CsService:
         counters = self.host.engine.counters()
         average_ms, worst_ms = stats.latency_ms(counters, self._counters)
         self._counters = counters
-        if counters["corrupt_blocks"]:
-            self.health.note(stats.LETTER_CHECKSUM)
         return m.CsHeartbeat(
             cs_id=self.cs_id,
             space_bytes=space_bytes,
@@ -244,7 +242,9 @@ class CsService:
 
     def _flags(self) -> str:
         options = self.options
-        return stats.flags(bool(options.identity.journal), options.direct, options.journal_clean, self.health.letters)
+        return stats.flags(
+            bool(options.identity.journal), options.direct, options.journal_clean, self.health.letters(boottime_ms())
+        )
 
     # --- reports
 

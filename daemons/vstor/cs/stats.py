@@ -10,23 +10,42 @@ LETTER_IO_ERROR, LETTER_CHECKSUM, LETTER_JOURNAL, LETTER_TIMEOUT = "H", "h", "S"
 NS_PER_MS = 1e6
 
 
+ERRORS_WINDOW_MS = 600_000
+IO_ERRORS_TOLERATED = 1  # in the window: one more is a failing disk
+LETTERS = "HhSsRT"
+
+
 @dataclass
 class Health:
-    """What went wrong since the start."""
+    """Error letters. A checksum letter is shown for ERRORS_WINDOW_MS after the last damage; I/O errors count as a failing disk when
+    they repeat within it (a single one may be a bad sector that a rewrite mends); a failing disk stays one until the restart."""
 
-    letters: set[str] = field(default_factory=set)
+    _lasting: set[str] = field(default_factory=set)
+    _damage_ms: int = -ERRORS_WINDOW_MS
+    _io_errors_ms: list[int] = field(default_factory=list)  # of the window, IO_ERRORS_TOLERATED + 1 at most
 
-    def note(self, letter: str) -> bool:
-        """True the first time."""
-        new = letter not in self.letters
-        self.letters.add(letter)
-        return new
+    def note(self, letter: str, now_ms: int) -> None:
+        """Something happened that has this letter; now_ms: any monotonic clock."""
+        if letter == LETTER_CHECKSUM:
+            self._damage_ms = now_ms
+        elif letter == LETTER_IO_ERROR:
+            self._io_errors_ms = [t for t in self._io_errors_ms if now_ms - t < ERRORS_WINDOW_MS] + [now_ms]
+            if len(self._io_errors_ms) > IO_ERRORS_TOLERATED:
+                self._lasting.add(letter)
+                del self._io_errors_ms[:-1]
+        else:
+            self._lasting.add(letter)
+
+    def letters(self, now_ms: int) -> set[str]:
+        """What to show now."""
+        damaged = {LETTER_CHECKSUM} if now_ms - self._damage_ms < ERRORS_WINDOW_MS else set()
+        return self._lasting | damaged
 
 
 def flags(journal_apart: bool, direct: bool, journal_clean: bool, letters: set[str]) -> str:
     """J journal on a device of its own, C checksums, D direct I/O, c the journal was clean at start, then error letters."""
     base = ("J" if journal_apart else "") + "C" + ("D" if direct else "") + ("c" if journal_clean else "")
-    return base + "".join(letter for letter in "HhSsRT" if letter in letters)
+    return base + "".join(letter for letter in LETTERS if letter in letters)
 
 
 def latency_ms(now: Mapping[str, int], before: Mapping[str, int]) -> tuple[float, float]:

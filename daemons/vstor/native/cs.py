@@ -183,18 +183,21 @@ class CsEngine:
     def write(self, chunk_id: int, version: int, offset: int, data: Any, durable: bool) -> None:
         """Write `data` (page-aligned memory; other memory is copied first)."""
         pointer, keep = _aligned(data)
-        status = lib.vst_cs_write(self._cs, chunk_id, version, offset, len(data), pointer, int(durable))
+        status = lib.vst_cs_write(
+            self._cs, chunk_id, version, offset, len(data), pointer, lib.VST_CS_WRITE_DURABLE if durable else 0
+        )
         del keep
         self._status(status, "write", chunk_id)
 
     def repair(self, chunk_id: int, version: int, offset: int, data: Any) -> int:
-        """Write only the blocks that are still quarantined; how many."""
+        """Write only the blocks that are still quarantined (a client may have overwritten others meanwhile); how many."""
+        before = self.stat(chunk_id).bad_blocks
+        flags = lib.VST_CS_WRITE_ONLY_BAD | lib.VST_CS_WRITE_DURABLE
         pointer, keep = _aligned(data)
-        mended = ffi.new("uint32_t *")
-        status = lib.vst_cs_repair(self._cs, chunk_id, version, offset, len(data), pointer, mended)
+        status = lib.vst_cs_write(self._cs, chunk_id, version, offset, len(data), pointer, flags)
         del keep
         self._status(status, "repair", chunk_id)
-        return int(mended[0])
+        return max(0, before - self.stat(chunk_id).bad_blocks)
 
     def punch(self, chunk_id: int, version: int, offset: int, length: int) -> None:
         self._status(lib.vst_cs_punch(self._cs, chunk_id, version, offset, length), "punch", chunk_id)

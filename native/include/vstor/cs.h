@@ -81,10 +81,6 @@ int vst_cs_delete(vst_cs *cs, uint64_t chunk_id);                        /* idem
 int vst_cs_read(vst_cs *cs, uint64_t chunk_id, uint64_t off, uint32_t len, void *buf, int *hole);
 int vst_cs_write(vst_cs *cs, uint64_t chunk_id, uint32_t version, uint64_t off, uint32_t len, const void *buf, int durable);
 int vst_cs_punch(vst_cs *cs, uint64_t chunk_id, uint32_t version, uint64_t off, uint64_t len);
-/* Mend quarantined blocks of [off, off+len) from good data: only blocks that are still quarantined are written (a client may have
- * overwritten others since the data was fetched), durably; in one step on the engine thread. STALE when the replica's version is not
- * `version`. The number of blocks mended in *mended. status results. */
-int vst_cs_repair(vst_cs *cs, uint64_t chunk_id, uint32_t version, uint64_t off, uint32_t len, const void *buf, uint32_t *mended);
 int vst_cs_hash(vst_cs *cs, uint64_t chunk_id, uint64_t off, uint32_t len, uint8_t out[32]);
 int vst_cs_granules(vst_cs *cs, uint64_t chunk_id, uint64_t *pairs, uint32_t npairs); /* count or status<0 */
 int vst_cs_stat(vst_cs *cs, uint64_t chunk_id, struct vst_cs_chunk *out);

@@ -10,8 +10,8 @@ from vstor.cs.choice import (
     Start,
     choose_granules,
     choose_start,
-    same_source,
     usable_base,
+    usable_pass,
 )
 
 SKIP, COMPARE, COPY = Action.SKIP, Action.COMPARE, Action.COPY
@@ -45,31 +45,36 @@ def test_base_is_never_above_what_is_here() -> None:
 
 
 def test_granules_of_a_fresh_copy_are_all_copied() -> None:
-    assert choose_granules([(0, 0), (5, 1)], [(0, 0)] * 9, Start.FRESH, 0, 0, None) == [COPY, COPY]
+    assert choose_granules([(0, 0), (5, 1)], [(0, 0)] * 9, Start.FRESH, 0, None) == [COPY, COPY]
 
 
 def test_granules_of_a_stale_replica() -> None:
     source = [(2, 0), (3, 1), (4, 2), (0, 0), (2, 0), (2, 0)]
     here = [(2, 0), (2, 0), (2, 0), (0, 0), (3, 0), (4, 0)]  # the last two: a write that came only here
-    assert choose_granules(source, here, Start.REUSE, 3, 0, None) == [SKIP, COMPARE, COPY, SKIP, COMPARE, COMPARE]
+    assert choose_granules(source, here, Start.REUSE, 3, None) == [SKIP, COMPARE, COPY, SKIP, COMPARE, COMPARE]
 
 
 def test_granules_of_a_next_pass_follow_the_sequence() -> None:
-    last = LastPass(1, 9, 10)
     source = [(5, 9), (5, 10), (5, 11)]
-    assert choose_granules(source, [(0, 0)] * 9, Start.CONTINUE, 0, 10, last) == [SKIP, SKIP, COPY]
-    assert choose_granules(source, [(0, 0)] * 9, Start.CONTINUE, 0, 8, last) == [COPY, COPY, COPY]
-    # the MDS may not claim more than this side has seen
-    assert choose_granules(source, [(0, 0)] * 9, Start.CONTINUE, 0, 99, last) == [SKIP, SKIP, COPY]
+    assert choose_granules(source, source, Start.CONTINUE, 0, LastPass(5, 1, 9, 10)) == [SKIP, SKIP, COPY]
 
 
 def test_next_pass_from_an_unknown_source_compares_everything() -> None:
-    assert choose_granules([(5, 1), (5, 2)], [(0, 0)] * 9, Start.CONTINUE, 0, 10, None) == [COMPARE, COMPARE]
+    assert choose_granules([(5, 1), (5, 2)], [(0, 0), (0, 0)], Start.CONTINUE, 0, None) == [COMPARE, COMPARE]
+
+
+def test_next_pass_is_known_by_version_and_sequence() -> None:
+    last = LastPass(5, 1, 9, 0)  # nothing had been written at the source since it started
+    assert choose_start(Local(0, True), 6, 5, 0, last) is Start.CONTINUE
+    assert choose_start(Local(0, True), 6, 4, 0, last) is Start.EMPTY
+    assert choose_start(Local(0, True), 6, 0, 0, last) is Start.EMPTY
 
 
 def test_sequence_means_nothing_after_a_restart_or_elsewhere() -> None:
-    last = LastPass(1, 9, 10)
-    assert same_source(last, 1, 9) is last
-    assert same_source(last, 1, 8) is None
-    assert same_source(last, 2, 9) is None
-    assert same_source(None, 1, 9) is None
+    last = LastPass(5, 1, 9, 10)
+    assert usable_pass(last, 5, 10, 1, 9) is last
+    assert usable_pass(last, 5, 10, 1, 8) is None
+    assert usable_pass(last, 5, 10, 2, 9) is None
+    assert usable_pass(last, 5, 11, 1, 9) is None
+    assert usable_pass(last, 4, 10, 1, 9) is None
+    assert usable_pass(None, 5, 10, 1, 9) is None

@@ -66,7 +66,7 @@ async def test_fresh_copy_in_two_passes(world: World) -> None:
     world.engines[1].write(7, 5, GRANULE_BYTES, granule(99), False)
     world.engines[1].chunks[7].version = 6
     world.here.log.clear()
-    await world.replicator.replicate(world.order(version=6, since_seq=first.value))
+    await world.replicator.replicate(world.order(version=6, base_version=5, since_seq=first.value))
     assert world.here.written() == [1]
     assert world.equal()
     assert (world.here.chunks[7].version, world.here.chunks[7].syncing) == (6, False)
@@ -79,7 +79,7 @@ async def test_second_pass_after_the_source_restarted_compares_all(world: World)
     world.engines[1].incarnation, world.engines[1].seq = 2, 1
     world.engines[1].chunks[7].granules = {0: (5, 1)}  # smaller numbers than the first pass has seen
     world.here.log.clear()
-    await world.replicator.replicate(world.order(since_seq=first.value))
+    await world.replicator.replicate(world.order(base_version=5, since_seq=first.value))
     assert world.here.written() == [0]
     assert world.equal()
 
@@ -133,7 +133,7 @@ async def test_damaged_granule_comes_from_the_next_source(world: World) -> None:
     await world.replicator.replicate(world.order(final=False))
     assert world.here.chunks[7].data == world.engines[2].chunks[7].data
     # what another source delivered has no place in the first one's sequence: the next pass compares
-    await world.replicator.replicate(world.order(since_seq=3))
+    await world.replicator.replicate(world.order(base_version=5, since_seq=3))
     assert world.replicator.granules_compared == 4
 
 

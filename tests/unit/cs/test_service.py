@@ -32,6 +32,20 @@ def test_flags() -> None:
     assert stats.flags(True, False, False, {"h", "H", "S"}) == "JCHhS"
 
 
+def test_letters() -> None:
+    health = stats.Health()
+    assert health.letters(0) == set()
+    health.note("h", 0)
+    assert health.letters(1) == {"h"}
+    assert health.letters(stats.ERRORS_WINDOW_MS) == set()
+    health.note("H", 0)
+    health.note("H", stats.ERRORS_WINDOW_MS)  # the first one is forgotten
+    assert health.letters(stats.ERRORS_WINDOW_MS) == set()
+    health.note("H", stats.ERRORS_WINDOW_MS + 1)
+    health.note("S", 5)
+    assert health.letters(1 << 40) == {"H", "S"}
+
+
 def test_latency_is_of_the_interval() -> None:
     zero = dict.fromkeys(
         ("reads", "writes", "syncs", "read_ns_sum", "write_ns_sum", "sync_ns_sum", "read_ns_max", "write_ns_max", "sync_ns_max"), 0
