@@ -137,7 +137,11 @@ def page(
         ".SH NAME",
         f"{roff(name)} \\- {roff(summary)}",
         ".SH SYNOPSIS",
+        ".ad l",
+        ".nh",
         f"\\fB{roff(_synopsis(parser))}\\fR",
+        ".hy",
+        ".ad b",
     ]
     lines += [".SH DESCRIPTION", roff(parser.description or summary), *body, ".SH OPTIONS", *_options(parser)]
     if examples:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import re
 import subprocess
 
 import pytest
 from vstor.ctl.completion import bash_completion
 from vstor.ctl.main import COMMANDS
-from vstor.ctl.manpages import exit_statuses, roff, verb_parsers, vstorctl_pages
+from vstor.ctl.manpages import DAEMONS, daemon_pages, exit_statuses, roff, verb_parsers, vstorctl_pages
 
 PARSERS = verb_parsers()
 
@@ -26,20 +27,28 @@ def squeeze(text: str) -> str:
     return " ".join(text.replace("…", "...").split())
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda c: c.name)
-def test_page_has_all_of_help(command: object) -> None:
-    name: str = command.name  # type: ignore[attr-defined]
-    page = plain(vstorctl_pages()[f"vstorctl-{name}.8"])
-    parser = PARSERS[name]
+def check_page(page: str, parser: argparse.ArgumentParser) -> None:
+    """Description and every option with its text, as --help has them."""
     help_text = " ".join(parser.format_help().split())
     assert squeeze(parser.description or "") in page
     for action in parser._actions:
         for flag in action.option_strings:
-            assert f"{flag}" in page
+            assert flag in page
             assert flag in help_text
-        expanded = parser._get_formatter()._expand_help(action)
-        assert squeeze(expanded) in page, action
-        assert action.help, f"{name}: {action.dest} has no help"
+        assert action.help, f"{parser.prog}: {action.dest} has no help"
+        assert squeeze(parser._get_formatter()._expand_help(action)) in page, action
+
+
+@pytest.mark.parametrize("name", [c.name for c in COMMANDS])
+def test_page_has_all_of_help(name: str) -> None:
+    check_page(plain(vstorctl_pages()[f"vstorctl-{name}.8"]), PARSERS[name])
+
+
+@pytest.mark.parametrize("name", DAEMONS)
+def test_page_of_a_daemon(name: str) -> None:
+    parser = importlib.import_module(DAEMONS[name].module).build_parser()
+    assert parser.prog == name
+    check_page(plain(daemon_pages()[f"{name}.8"]), parser)
 
 
 def test_page_has_nothing_else() -> None:
