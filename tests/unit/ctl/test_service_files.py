@@ -30,9 +30,9 @@ def test_program_of_supervisord() -> None:
     parser = configparser.RawConfigParser(inline_comment_prefixes=(";", "#"), strict=False)
     parser.read_string(text)
     section = parser["program:vstor-csd-test_cluster-1025"]
-    # supervisord expands %(…)s, where %% is a percent sign, and splits as a shell.
-    assert shlex.split(section["command"].replace("%%", "%")) == argv
-    assert shlex.split(section["environment"].replace("%%", "%"))[0] == 'VSTOR_ETC=/a "b" 100%'
+    # supervisord expands values with the % operator and splits commands as a shell.
+    assert shlex.split(section["command"] % {}) == argv
+    assert shlex.split(section["environment"] % {})[0] == 'VSTOR_ETC=/a "b" 100%'
     assert section["autostart"] == "false"
     assert section["autorestart"] == "true"
     assert section["stopwaitsecs"] == "60"
