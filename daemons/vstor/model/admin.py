@@ -110,8 +110,8 @@ def _replicas(s: Step, chunk: Chunk) -> list[dict[str, Any]]:
         record = s.state.servers[cs_id]
         state = s.core.servers.live[cs_id].activity if record.admin in ("normal", DROPPED) else record.admin
         out.append({"cs_id": cs_id, "host": record.hostname, "state": state, "version": chunk.version})
-    for cs_id, version in s.core.recovery.stale.get(chunk.id, {}).items():
-        out.append({"cs_id": cs_id, "host": s.state.servers[cs_id].hostname, "state": "stale", "version": version})
+    for cs_id, left in s.core.recovery.stale.get(chunk.id, {}).items():
+        out.append({"cs_id": cs_id, "host": s.state.servers[cs_id].hostname, "state": "stale", "version": left.ceiling})
     return out
 
 
@@ -119,7 +119,7 @@ def file_info(s: Step, body: FileInfo) -> JsonReply:
     """A file with its chunks and where their replicas are."""
     inode = paths.resolve(s.state, body.path)
     attributes = pathattrs.show(inode)
-    chunks = []
+    chunks: list[dict[str, Any]] = []
     limit = max(1, min(body.limit, LIST_MAX))
     extents = s.state.extents.get(inode.ino, {})
     for number in sorted(n for n in extents if (n + 1) * EXTENT_CHUNKS > body.first_index):

@@ -134,7 +134,7 @@ class Core:
 
     def _repeated(self, s: Step, ack: int, body: RequestBody) -> ReplyBody | None:
         """The reply of an earlier run of this request. Prunes what the client has acknowledged."""
-        if not s.session_id or type(body) not in PERSIST and type(body) not in MEMO:
+        if not s.session_id or (type(body) not in PERSIST and type(body) not in MEMO):
             return None
         memo = self.memo.get(s.session_id)
         if memo:

@@ -166,9 +166,9 @@ def _compare(s: Step, cs_id: int, held: dict[int, tuple[int, int]], written: set
             continue
         chunk = found[2]
         if cs_id not in chunk.replicas:
-            s.core.recovery.note_stale(chunk_id, cs_id, 0 if flags & SYNCING else version)
+            s.core.recovery.note_stale(chunk_id, cs_id, 0 if flags & SYNCING else version, max(version, chunk.version))
         elif flags & SYNCING:
-            s.core.recovery.note_stale(chunk_id, cs_id, 0)
+            s.core.recovery.note_stale(chunk_id, cs_id, 0, chunk.version)
             s.core.lost.append((chunk_id, cs_id))
         elif version > chunk.version:
             s.core.higher.append((chunk_id, cs_id, version))

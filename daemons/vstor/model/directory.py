@@ -37,9 +37,10 @@ class Directory:
 
     def remove(self, name: bytes) -> None:
         """Remove an entry if it is there."""
-        if self.entries.pop(name, None) is not None and self._cookies is not None:
-            if len(self._cookies) > 64 and len(self.entries) * 2 < len(self._cookies):
-                self._cookies = None
+        if self.entries.pop(name, None) is None or self._cookies is None:
+            return
+        if len(self._cookies) > 64 and len(self.entries) * 2 < len(self._cookies):
+            self._cookies = None
 
     def after(self, cookie: int) -> Iterator[tuple[bytes, Dentry]]:
         """Entries with a larger cookie, in cookie order."""

@@ -84,7 +84,7 @@ class Fences:
         s.core.versions.hold(chunk.id, "fence")
         active = tuple(r for r in chunk.replicas if s.core.servers.is_active(r))
         for cs_id in set(chunk.replicas) - set(active or chunk.replicas):
-            s.core.recovery.note_stale(chunk.id, cs_id, chunk.version)
+            s.core.recovery.note_stale(chunk.id, cs_id, 0, chunk.version)
         kept = chunk._replace(replicas=active or chunk.replicas)
         s.core.versions.start(s, fence.ino, index, kept, self._raised)
 
@@ -141,7 +141,7 @@ class Fences:
         rest = tuple(r for r in chunk.replicas if r != server)
         if not any(s.core.servers.is_active(r) for r in rest):
             return False
-        s.core.recovery.note_stale(chunk.id, server, chunk.version)
+        s.core.recovery.note_stale(chunk.id, server, 0, chunk.version)
         fence.running[chunk.id] = set()
         s.core.versions.start(s, ino, index, chunk._replace(replicas=rest), self._raised)
         return True

@@ -17,17 +17,20 @@ class Garbage:
 
     def __init__(self) -> None:
         self._todo: dict[int, set[int]] = {}
-        self._running: dict[int, int] = {}
-        self._under_way = 0
+        self._running: dict[int, list[set[int]]] = {}  # batches under way
 
     def add(self, chunk_id: int, cs_ids: Iterable[int]) -> None:
         """Delete the replicas of the chunk on these servers. Call it only in a step that commits the reason."""
         for cs_id in cs_ids:
             self._todo.setdefault(cs_id, set()).add(chunk_id)
 
+    def holds(self, chunk_id: int, cs_id: int) -> bool:
+        """The replica is being deleted or about to be: nothing new may be made there now."""
+        return chunk_id in self._todo.get(cs_id, ()) or any(chunk_id in batch for batch in self._running.get(cs_id, ()))
+
     def count(self) -> int:
         """Replicas to delete."""
-        return sum(map(len, self._todo.values())) + self._under_way
+        return sum(map(len, self._todo.values())) + sum(len(b) for batches in self._running.values() for b in batches)
 
     def tick(self, s: Step) -> None:
         """Give delete orders to servers that are connected; the others tell in their next inventory."""
@@ -36,7 +39,7 @@ class Garbage:
                 if not s.core.servers.is_active(cs_id):
                     del self._todo[cs_id]
                 continue
-            while ids and self._running.get(cs_id, 0) < ORDERS_AT_ONCE:
+            while ids and len(self._running.get(cs_id, ())) < ORDERS_AT_ONCE:
                 batch = [ids.pop() for _ in range(min(DELETES_PER_ORDER, len(ids)))]
                 batch = [n for n in batch if not self._in_use(s, n, cs_id)]
                 if batch:
@@ -50,14 +53,15 @@ class Garbage:
         found = s.state.chunk_by_id(chunk_id)
         return (found is not None and cs_id in found[2].replicas) or s.core.recovery.is_target(chunk_id, cs_id)
 
-    def _send(self, s: Step, cs_id: int, batch: list[int]) -> None:
-        self._running[cs_id] = self._running.get(cs_id, 0) + 1
-        self._under_way += len(batch)
+    def _send(self, s: Step, cs_id: int, numbers: list[int]) -> None:
+        batch = set(numbers)
+        self._running.setdefault(cs_id, []).append(batch)
 
         def done(step: Step, server: int, status: int, value: int, copied: int) -> None:
-            self._running[server] -= 1
-            self._under_way -= len(batch)
-            if status not in (ErrorCode.OK, ErrorCode.NO_CHUNK, ErrorCode.DISCONNECTED, ErrorCode.TIMED_OUT):
+            self._running[server].remove(batch)
+            if status == ErrorCode.TIMED_OUT:
+                self._todo.setdefault(server, set()).update(batch)
+            elif status not in (ErrorCode.OK, ErrorCode.NO_CHUNK, ErrorCode.DISCONNECTED):
                 step.core.servers.once(
                     step, f"delete {server}", "warn", f"CS#{server} could not delete replicas (error {status})"
                 )

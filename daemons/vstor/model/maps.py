@@ -122,16 +122,20 @@ class Maps:
     def writable(self, s: Step, inode: Inode, index: int) -> Chunk:
         """The chunk, made ready for writing: allocated, all its replicas alive. Parks while it is not."""
         chunk = s.tx.chunk(inode.ino, index)
-        if chunk is not None and chunk.flags & VOID and not s.core.versions.unsettled(chunk.id):
-            if not self.is_open(inode.ino, index) and not self._ready(s, inode, chunk):
-                s.core.garbage.add(chunk.id, chunk.replicas)  # nobody ever wrote it: take another
-                chunk = None
+        if chunk is not None and self._never_used(s, inode, index, chunk):
+            s.core.garbage.add(chunk.id, chunk.replicas)  # take another, on servers that live
+            chunk = None
         if chunk is None:
             chunk = self._allocate(s, inode, index)
         elif not self._ready(s, inode, chunk):
             self._make_ready(s, inode, chunk)
         self.mark(s, inode.ino, index, chunk)
         return chunk
+
+    def _never_used(self, s: Step, inode: Inode, index: int, chunk: Chunk) -> bool:
+        """A void chunk nobody may have written, not all of whose replicas are ready."""
+        idle = chunk.flags & VOID and not s.core.versions.unsettled(chunk.id) and not self.is_open(inode.ino, index)
+        return bool(idle) and not self._ready(s, inode, chunk)
 
     def _make_ready(self, s: Step, inode: Inode, chunk: Chunk) -> None:
         """Take dead replicas out, or wait for live ones. Always parks."""

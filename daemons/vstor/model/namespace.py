@@ -17,6 +17,7 @@ from vstor.proto.messages import (
     NAME_BYTES_MAX,
     ROOT_INO,
     SYMLINK_BYTES_MAX,
+    Attr,
     Create,
     EntryReply,
     Link,
@@ -67,7 +68,7 @@ def need_entry(s: Step, parent: int, name: bytes) -> Dentry:
     return entry
 
 
-def cached_attr(s: Step, inode: Inode) -> attrs.Attr:
+def cached_attr(s: Step, inode: Inode) -> Attr:
     """Attributes for a reply; the session may cache them when it can be given CACHE."""
     leases = s.core.leases
     cacheable = leases.may_cache(s.session_id, inode.ino) and leases.grant(s.session_id, inode.ino, CACHE)
@@ -317,7 +318,7 @@ def _check_rename(s: Step, body: Rename, old: Dentry, new: Dentry | None) -> Non
         if new.type == folder and _is_inside(s, body.parent, new.ino):
             raise VstorError(ErrorCode.INVALID, "a directory cannot move into itself")
         return
-    if new is None or new.ino == old.ino and body.flags == 0:
+    if new is None or (new.ino == old.ino and body.flags == 0):
         return
     if body.flags == RENAME_NOREPLACE:
         raise VstorError(ErrorCode.EXISTS)

@@ -73,12 +73,10 @@ def change(s: Step, path: str, recursive: bool, attributes: dict[str, str]) -> b
         and _has_chunks(s, top)
     ):
         raise VstorError(ErrorCode.INVALID, "chunk-size of a file with data cannot be changed")
-    changed = 0
-    for inode, policy in _targets(s, top, recursive, attributes):
+    for changed, (inode, policy) in enumerate(_targets(s, top, recursive, attributes)):
         if changed == CHANGES_PER_STEP:
             return False
         s.tx.inode(inode.ino).policy = policy.pack()
-        changed += 1
     return True
 
 

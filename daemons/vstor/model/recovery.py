@@ -12,12 +12,12 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from vstor.codes_gen import ErrorCode
-from vstor.model import files, versions
+from vstor.model import versions
 from vstor.model.chunkservers import INACTIVE
 from vstor.model.config import MB
 from vstor.model.files import policy
 from vstor.model.placement import Candidate, place
-from vstor.model.records import DOMAINS, VOID, Chunk, Inode
+from vstor.model.records import DOMAINS, VOID, Chunk, Inode, Policy
 from vstor.model.step import Step
 from vstor.proto.messages import MapChanged, OrderReplicate
 
@@ -25,6 +25,8 @@ STARTS_PER_TICK = 64
 TRIMS_PER_TICK = 64
 STALE_DELETES_PER_TICK = 512
 RETRY_MS = 3_000
+# A writer that died may have left a write of some versions ago on one replica only; so many versions back granules are compared.
+BASE_MARGIN = 16
 FINAL_PASS_MS = 30_000  # writers wait meanwhile
 
 
@@ -44,6 +46,14 @@ class Job:
     order_id: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Stale:
+    """A replica outside of the map."""
+
+    base: int  # complete up to this version, so that a copy may start from it; 0: worthless
+    ceiling: int  # its version is not above this. A copy is made at a higher one: a chunk server takes an equal version for the same content
+
+
 @dataclass(slots=True)
 class Progress:
     """Figures for status."""
@@ -61,18 +71,21 @@ class Recovery:
 
     def __init__(self) -> None:
         self.jobs: dict[int, Job] = {}
-        self.stale: dict[int, dict[int, int]] = {}  # chunk id -> cs id -> version (0: cannot be reused)
+        self.stale: dict[int, dict[int, Stale]] = {}  # chunk id -> cs id -> what it holds outside of the map
         self.progress = Progress()
         self._load: Counter[int] = Counter()  # cs id -> copies to and from it
         self._not_before: dict[int, int] = {}
 
     # --- what others tell -----------------------------------------------------------------------------------------
 
-    def note_stale(self, chunk_id: int, cs_id: int, version: int) -> None:
+    def note_stale(self, chunk_id: int, cs_id: int, base: int, ceiling: int) -> None:
         """The server has (or will have when it is back) a replica that is not in the map."""
         job = self.jobs.get(chunk_id)
         if job is None or job.target != cs_id:
-            self.stale.setdefault(chunk_id, {})[cs_id] = max(0, version)
+            held = self.stale.setdefault(chunk_id, {})
+            before = held.get(cs_id)
+            base = max(1, base - BASE_MARGIN) if base else 0
+            held[cs_id] = Stale(base, max(ceiling, before.ceiling if before else 0))
 
     def opened_for_write(self, chunk_id: int) -> None:
         """A write ticket goes out."""
@@ -90,12 +103,11 @@ class Recovery:
         for chunk_id in [c for c, held in self.stale.items() if cs_id in held]:
             self._forget_stale(chunk_id, cs_id)
 
-    def _forget_stale(self, chunk_id: int, cs_id: int) -> int:
+    def _forget_stale(self, chunk_id: int, cs_id: int) -> None:
         held = self.stale.get(chunk_id, {})
-        version = held.pop(cs_id, 0)
+        held.pop(cs_id, None)
         if not held:
             self.stale.pop(chunk_id, None)
-        return version
 
     def abort(self, s: Step, chunk_id: int) -> None:
         """Give a copy up; what the target has is worth nothing."""
@@ -103,7 +115,7 @@ class Recovery:
         if job is not None:
             s.core.orders.cancel(job.order_id)
             self._end(s, job)
-            self.note_stale(chunk_id, job.target, 0)
+            self.note_stale(chunk_id, job.target, 0, job.version)
 
     # --- time ---------------------------------------------------------------------------------------------------
 
@@ -166,9 +178,14 @@ class Recovery:
             return True
         if not free or self._load[target] >= busy:
             return False
+        left = self.stale.get(chunk_id, {}).get(target)
+        if left is not None and left.ceiling >= chunk.version:
+            s.core.versions.start(s, ino, index, chunk, lambda step, n: step.core.tracker.again(n))
+            return True
         source = min(free, key=lambda r: (s.core.admin_of(r) == "failed", self._load[r], r))
-        base = self._forget_stale(chunk_id, target)
-        job = Job(chunk_id, source, target, chunk.version, base, s.core.maps.is_open(ino, index), s.now_ms)
+        self._forget_stale(chunk_id, target)
+        dirty = s.core.maps.is_open(ino, index)
+        job = Job(chunk_id, source, target, chunk.version, left.base if left else 0, dirty, s.now_ms)
         self.jobs[chunk_id] = job
         self._load.update((source, target))
         self._pass(s, job, ino, chunk, final=not job.dirty)
@@ -182,21 +199,19 @@ class Recovery:
             servers.domain(s, r, rule.domain) for r in chunk.replicas
             if servers.is_active(r) and s.core.admin_of(r) in ("normal", "maintenance")
         }  # fmt: skip
-        allowed = servers.candidates(s, reserve=True, exclude=set(chunk.replicas))
+        deleting = {r for r in s.core.servers.live if s.core.garbage.holds(chunk.id, r)}
+        allowed = servers.candidates(s, reserve=True, exclude=deleting.union(chunk.replicas))
         idle = [c for c in allowed if self._load[c.cs_id] < busy]
         chosen = self._pick(s, chunk, idle, taken, rule) or self._pick(s, chunk, allowed, taken, rule)
         if chosen is None:
             servers.too_few(s, rule.normal, rule.tier, DOMAINS[rule.domain], len(chunk.replicas))
         return chosen
 
-    def _pick(
-        self, s: Step, chunk: Chunk, candidates: list[Candidate], taken: set[str], rule: files.Policy
-    ) -> int | None:
-        for cs_id, version in sorted(self.stale.get(chunk.id, {}).items(), key=lambda pair: -pair[1]):
-            for candidate in candidates:
-                fits = s.core.servers.domain(s, candidate.cs_id, rule.domain) not in taken
-                if candidate.cs_id == cs_id and version and fits:
-                    return cs_id
+    def _pick(self, s: Step, chunk: Chunk, candidates: list[Candidate], taken: set[str], rule: Policy) -> int | None:
+        able = {c.cs_id for c in candidates if s.core.servers.domain(s, c.cs_id, rule.domain) not in taken}
+        reusable = [(left.base, n) for n, left in self.stale.get(chunk.id, {}).items() if left.base and n in able]
+        if reusable:
+            return max(reusable)[1]
         chosen = place(
             candidates, 1, level=rule.domain, tier=rule.tier, taken=taken, key=chunk.id, seed=s.core.seed
         )  # fmt: skip
@@ -288,7 +303,7 @@ class Recovery:
     def _failed(self, s: Step, job: Job, status: int) -> None:
         self._end(s, job)
         self.progress.failed += 1
-        self.note_stale(job.chunk_id, job.target, 0)
+        self.note_stale(job.chunk_id, job.target, 0, job.version)
         self._later(s, job.chunk_id)
         if status not in (ErrorCode.OK, ErrorCode.DISCONNECTED):
             s.core.servers.once(
@@ -343,11 +358,7 @@ class Recovery:
             if done >= STALE_DELETES_PER_TICK:
                 return
             found = versions.locate(s, chunk_id)
-            if found is None:
-                s.core.garbage.add(chunk_id, held)
-                del self.stale[chunk_id]
-                done += 1
-            elif chunk_id not in self.jobs and self._enough(s, found):
+            if found is None or (chunk_id not in self.jobs and self._enough(s, found)):
                 s.core.garbage.add(chunk_id, held)
                 del self.stale[chunk_id]
                 done += 1

@@ -48,8 +48,7 @@ class Repairs:
     def _drop(self, s: Step, key: tuple[int, int, int]) -> None:
         """The chunk is in other hands now; the replica leaves the map and comes back whole by recovery."""
         self._running.discard(key)
-        versions.drop_replica(s, key[0], {key[1]})
-        s.core.recovery.note_stale(key[0], key[1], 0)
+        drop_damaged(s, key[0], key[1])
 
     def _order(self, s: Step, key: tuple[int, int, int]) -> None:
         chunk_id, cs_id, granule = key
@@ -77,8 +76,7 @@ class Repairs:
         if status == ErrorCode.OK:
             self.repaired += 1
             s.event("info", f"CS#{key[1]}: chunk {key[0]} was repaired", "CS")
-        elif versions.drop_replica(s, key[0], {key[1]}):
-            s.core.recovery.note_stale(key[0], key[1], 0)
+        elif drop_damaged(s, key[0], key[1]):
             s.event(
                 "warn",
                 f"CS#{key[1]}: chunk {key[0]} could not be repaired (error {status}), the replica is replaced",
@@ -89,3 +87,12 @@ class Repairs:
         self._running.discard(key)
         if not any(other[0] == key[0] for other in self._running) and s.core.versions.busy.get(key[0]) == "repair":
             s.core.versions.free(s, key[0])
+
+
+def drop_damaged(s: Step, chunk_id: int, cs_id: int) -> bool:
+    """Take a replica with damage out of the map; nothing of it is to be reused. False: it is the last."""
+    found = versions.locate(s, chunk_id)
+    if found is None or not versions.drop_replica(s, chunk_id, {cs_id}):
+        return False
+    s.core.recovery.note_stale(chunk_id, cs_id, 0, found[2].version)
+    return True

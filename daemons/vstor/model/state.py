@@ -88,7 +88,8 @@ class State:
             return None
         ino, index = home >> 32, home & 0xFFFFFFFF
         chunk = self.chunk(ino, index)
-        assert chunk is not None and chunk.id == chunk_id
+        assert chunk is not None
+        assert chunk.id == chunk_id
         return ino, index, chunk
 
     def chunks(self, ino: int) -> Iterator[tuple[int, Chunk]]:
@@ -215,8 +216,7 @@ class State:
     def _server(self, key: bytes, value: bytes | None) -> None:
         if value is None:
             raise VstorError(ErrorCode.DAMAGED, "a chunk server record was deleted; ids are never forgotten")
-        else:
-            self.servers[keys.split_id(key)] = decode(Cs, value)
+        self.servers[keys.split_id(key)] = decode(Cs, value)
 
 
 _CHANGES: dict[bytes, Callable[[State, bytes, bytes | None], None]] = {

@@ -113,7 +113,7 @@ class Versions:
     def _failed(self, s: Step, state: Raise, ino: int, index: int, chunk: Chunk, cs_id: int, status: int) -> None:
         others = tuple(r for r in chunk.replicas if r != cs_id)
         if any(s.core.servers.is_active(r) for r in others):
-            s.core.recovery.note_stale(chunk.id, cs_id, chunk.version - 1)
+            s.core.recovery.note_stale(chunk.id, cs_id, chunk.version - 1, chunk.version)
             self.start(s, ino, index, chunk._replace(replicas=others))
             return
         # The last one that could be reached: its data is all there is. It gets the order again when it is back.
@@ -156,6 +156,6 @@ def drop_replica(s: Step, chunk_id: int, cs_ids: set[int]) -> bool:
     if len(rest) == len(chunk.replicas) or not any(s.core.servers.is_active(r) for r in rest):
         return False
     for cs_id in cs_ids.intersection(chunk.replicas):
-        s.core.recovery.note_stale(chunk_id, cs_id, chunk.version)
+        s.core.recovery.note_stale(chunk_id, cs_id, chunk.version, chunk.version)
     s.core.versions.start(s, ino, index, chunk._replace(replicas=rest))
     return True

@@ -134,7 +134,8 @@ class Server:
                 self.ctx, m.CsHeartbeat(self.cs_id, self.space, self.free, len(self.chunks), "C", 0, 0, 0, 0, 0)
             )
         except VstorError as exc:
-            assert exc.code == ErrorCode.NO_SESSION
+            if exc.code != ErrorCode.NO_SESSION:
+                raise
             self.start(restart=False)
 
     def order(self, order: m.CsOrder) -> None:
