@@ -14,6 +14,7 @@ import asyncio
 import errno
 import logging
 import stat
+import struct
 import time
 from collections.abc import Awaitable, Callable, Iterator
 
@@ -59,7 +60,7 @@ def errno_of(exc: BaseException) -> int:
         return exc.errno or errno.EIO
     if isinstance(exc, OSError):
         return exc.errno or errno.EIO
-    return errno.EINVAL if isinstance(exc, ValueError) else errno.EIO
+    return errno.EINVAL if isinstance(exc, ValueError | struct.error) else errno.EIO
 
 
 class Operations:
@@ -129,7 +130,7 @@ class Operations:
         except asyncio.CancelledError:
             self._reply(request, errno.EINTR, b"")
             raise
-        except (VstorError, OSError, Errno, ValueError) as exc:
+        except (VstorError, OSError, Errno, ValueError, struct.error) as exc:
             error = errno_of(exc)
             if isinstance(exc, VstorError) and error == errno.EIO:
                 log.warning(
@@ -311,8 +312,8 @@ class Operations:
 
 
 def _ns(seconds: int, nanoseconds: int) -> int:
-    """Kernel time (two's complement seconds) to ns."""
-    return (seconds - (1 << 64) if seconds >> 63 else seconds) * fp.NSEC + nanoseconds
+    """Kernel time (two's complement seconds) to ns. Times before 1970 become 1970: negative means "now" to the MDS."""
+    return 0 if seconds >> 63 else seconds * fp.NSEC + nanoseconds
 
 
 def _sized(value: bytes, size: int) -> bytes:
