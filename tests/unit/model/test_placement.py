@@ -23,8 +23,12 @@ candidates = st.lists(
 )
 
 
-@given(candidates, st.integers(1, 15), st.integers(0, 4), st.integers(0, 3), st.integers(0, 2**63), st.integers(0, 2**63))
-def test_domains_are_distinct_and_as_many_as_there_are(held: list[Candidate], count: int, level: int, tier: int, key: int, seed: int) -> None:
+@given(
+    candidates, st.integers(1, 15), st.integers(0, 4), st.integers(0, 3), st.integers(0, 2**63), st.integers(0, 2**63)
+)
+def test_domains_are_distinct_and_as_many_as_there_are(
+    held: list[Candidate], count: int, level: int, tier: int, key: int, seed: int
+) -> None:
     chosen = place(held, count, level=level, tier=tier, key=key, seed=seed)
     by_id = {c.cs_id: c for c in held}
     domains = [domain_of(n, by_id[n].host_id, by_id[n].location, level) for n in chosen]

@@ -35,7 +35,17 @@ def test_a_chunk_takes_25_bytes_at_three_replicas() -> None:
     assert len(two) - len(one) == 25
 
 
-@given(st.builds(r.Policy, st.integers(1, 15), st.integers(1, 15), st.integers(0, 4), st.integers(0, 3), st.integers(20, 30), st.integers(0, 1)))
+@given(
+    st.builds(
+        r.Policy,
+        st.integers(1, 15),
+        st.integers(1, 15),
+        st.integers(0, 4),
+        st.integers(0, 3),
+        st.integers(20, 30),
+        st.integers(0, 1),
+    )
+)
 def test_policy_round_trip(policy: r.Policy) -> None:
     assert r.unpack_policy(policy.pack()) == policy
 
