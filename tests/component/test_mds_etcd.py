@@ -249,6 +249,7 @@ def test_failover_to_a_second_mds_and_back(mdss: Mdss) -> None:
         await client.close()
 
     asyncio.run(scenario())
+    asyncio.run(frozen_leader(mdss))
     wait_for("the stopped MDS to be missed", lambda: mdss.mds(2)["state"] == "unavail", 60)
     with pytest.raises(VstorError) as caught:
         call_sync(NAME, m.RemoveMds(1), deadline_s=60)  # it leads
@@ -265,6 +266,27 @@ def test_failover_to_a_second_mds_and_back(mdss: Mdss) -> None:
     with pytest.raises(VstorError) as caught:
         call_sync(NAME, m.RemoveMds(1), deadline_s=60)
     assert "only MDS" in caught.value.message
+
+
+async def frozen_leader(mdss: Mdss) -> None:
+    """The leader stands still; another takes over; when it goes on, it finds out and follows."""
+    mdss.start("mds", 2)
+    client = Session()
+    await client.make(b"before the frost")
+    mdss.procs["mds-1"].signal(signal.SIGSTOP)
+    try:
+        await client.make(b"in the frost")
+        assert client.hello is not None
+        assert client.hello.mds_id == 2
+    finally:
+        mdss.procs["mds-1"].signal(signal.SIGCONT)
+    await client.make(b"after the frost")
+    assert client.hello.mds_id == 2
+    assert {b"before the frost", b"in the frost", b"after the frost"} <= await client.names()
+    mdss.procs["mds-2"].stop()  # the thawed one leads again
+    await client.make(b"thawed")
+    assert client.hello.mds_id == 1
+    await client.close()
 
 
 async def use_once() -> None:
