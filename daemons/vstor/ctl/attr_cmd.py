@@ -19,13 +19,9 @@ IN_CLUSTER = Opt(
 
 
 def render_attributes(where: ClusterPath, value: dict[str, Any]) -> str:
-    """Path and name=value lines; a true flag stands alone."""
+    """Path, kind, and name=value lines."""
     lines = [f"Path: '{where}'", "Attributes:"]
-    for name, item in value.items():
-        if item is True:
-            lines.append(f"  {name}")
-        elif item is not False and item is not None:
-            lines.append(f"  {name}={item}")
+    lines += [f"  {item}" if name == "type" else f"  {name}={item}" for name, item in value.items()]
     return "\n".join(lines)
 
 

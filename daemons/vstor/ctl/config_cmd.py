@@ -4,15 +4,25 @@ from __future__ import annotations
 
 from vstor.codes_gen import ErrorCode
 from vstor.ctl.context import Context
+from vstor.ctl.output import table
 from vstor.ctl.spec import BOOTSTRAP, Command, Opt
 from vstor.errors import VstorError
 from vstor.proto import messages
 
+VERBOSE = Opt("-v", "--verbose", action="store_true", help="also unit, default and meaning")
+
 
 def get_config(ctx: Context) -> int:
     """Print one or all settings."""
-    value = ctx.call_json(messages.GetConfig(name=ctx.args.name or ""))
-    ctx.emit(value, "\n".join(f"{name}={value[name]}" for name in sorted(value)))
+    found = ctx.call_json(messages.GetConfig(name=ctx.args.name or ""))
+    if ctx.args.verbose:
+        rows = [
+            (f"{name}={o['value']}", o["unit"] or "-", o["default"], o["text"]) for name, o in sorted(found.items())
+        ]
+        ctx.emit(found, table(("SETTING", "UNIT", "DEFAULT", "MEANING"), rows, left=(0, 1, 2, 3), gap="  "))
+    else:
+        values = {name: option["value"] for name, option in sorted(found.items())}
+        ctx.emit(values, "\n".join(f"{name}={value}" for name, value in values.items()))
     return 0
 
 
@@ -40,7 +50,7 @@ COMMANDS = (
         summary="show cluster-wide settings",
         description="Prints settings of the cluster as name=value; all of them when no name is given.",
         run=get_config,
-        options=(Opt("name", metavar="NAME", nargs="?", help="only this one"), BOOTSTRAP),
+        options=(Opt("name", metavar="NAME", nargs="?", help="only this one"), VERBOSE, BOOTSTRAP),
         examples=("vstorctl -c test_cluster get-config", "vstorctl -c test_cluster get-config mds.wd.offline_tout"),
     ),
     Command(

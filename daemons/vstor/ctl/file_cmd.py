@@ -22,7 +22,7 @@ def _replica(replica: dict[str, Any], chunk_version: int) -> str:
     text = f"{replica['cs_id']}"
     if replica.get("host"):
         text += f"({replica['host']})"
-    notes = [replica["state"]] if replica.get("state", "active") not in ("active", "healthy", "ok", "") else []
+    notes = [replica["state"]] if replica["state"] != "active" else []
     if replica.get("version", chunk_version) != chunk_version:
         notes.append(f"v{replica['version']}")
     return text + (f"[{','.join(notes)}]" if notes else "")
@@ -31,11 +31,11 @@ def _replica(replica: dict[str, Any], chunk_version: int) -> str:
 def _chunk_rows(chunks: list[dict[str, Any]]) -> list[tuple[object, ...]]:
     return [
         (
-            c.get("index", 0),
+            c["index"],
             c["chunk_id"],
             c["version"],
             c["state"],
-            " ".join(_replica(r if isinstance(r, dict) else {"cs_id": r}, c["version"]) for r in c["replicas"]) or "-",
+            " ".join(_replica(r, c["version"]) for r in c["replicas"]) or "-",
         )
         for c in chunks
     ]
@@ -73,7 +73,6 @@ def list_chunks(ctx: Context) -> int:
     while len(found) < ctx.args.limit:
         limit = min(PAGE_CHUNKS, ctx.args.limit - len(found))
         page = ctx.call_json(messages.ListChunks(state=ctx.args.state, after=after, limit=limit))
-        page = page["chunks"] if isinstance(page, dict) else page
         found += page
         if len(page) < limit:
             break
@@ -84,7 +83,7 @@ def list_chunks(ctx: Context) -> int:
             c["version"],
             c["state"],
             c.get("path") or f"inode {c.get('ino', '?')}",
-            c.get("index", 0),
+            c["index"],
             row[4],
         )
         for c, row in zip(found, _chunk_rows(found), strict=True)
@@ -105,11 +104,13 @@ COMMANDS = (
     ),
     Command(
         name="list-chunks",
-        summary="list chunks, for example those that lack replicas",
-        description="Prints chunks with their state, file and replicas, in the order of their ids.",
+        summary="list chunks that are not healthy, or those of one state",
+        description="Prints chunks with their state, file and replicas, in the order of their ids; without --state all that are not healthy.",
         run=list_chunks,
         options=(
-            Opt("--state", choices=CHUNK_STATES, default="", help="only chunks of this state"),
+            Opt(
+                "--state", choices=CHUNK_STATES, default="", help="only chunks of this state (default: all but healthy)"
+            ),
             Opt(
                 "--limit",
                 type=int,

@@ -9,8 +9,6 @@ from vstor.ctl.output import table
 from vstor.ctl.spec import BOOTSTRAP, Command, Opt
 from vstor.proto import messages
 
-MODES = {0: "none", 1: "shared", 2: "exclusive", 3: "cache"}
-
 
 def get_leases(ctx: Context) -> int:
     """Print who holds leases."""
@@ -22,15 +20,16 @@ def get_leases(ctx: Context) -> int:
     rows = [
         (
             lease["ino"],
-            MODES.get(lease["mode"], lease["mode"]),
+            lease["mode"],
             lease["session_id"],
-            lease.get("host") or lease.get("hostname") or "-",
-            lease.get("name") or "-",
-            lease.get("path") or "-",
+            f"{lease['valid_ms'] / 1000:.0f}s",
+            lease["host"],
+            lease["client"],
+            lease["path"] or "-",
         )
         for lease in leases
     ]
-    ctx.emit(leases, table(("INODE", "MODE", "CLID", "HOST", "CLIENT", "PATH"), rows, left=(1, 3, 4, 5)))
+    ctx.emit(leases, table(("INODE", "MODE", "CLID", "VALID", "HOST", "CLIENT", "PATH"), rows, left=(1, 4, 5, 6)))
     return 0
 
 
@@ -49,7 +48,10 @@ COMMANDS = (
     Command(
         name="get-leases",
         summary="show which clients hold leases on files",
-        description="Prints the leases on a file, on all files when no path is given: shared (reads and caches) or exclusive (writes).",
+        description=(
+            "Prints the leases on a file, on all files when no path is given: shared (reads and caches) or exclusive (writes). "
+            "VALID is how long a lease lasts if its client is not heard of."
+        ),
         run=get_leases,
         options=(Opt("path", metavar="PATH", nargs="?", help=PATH.kwargs["help"]), IN_CLUSTER, BOOTSTRAP),
         needs_cluster=False,

@@ -47,13 +47,13 @@ def render_status(status: dict[str, Any], numeric: bool = False) -> str:
 def _cluster_lines(status: dict[str, Any], size: Any) -> str:
     cluster, space, mds, cs = status["cluster"], status["space"], status["mds"], status["cs"]
     lines = [f"Cluster '{cluster['name']}': {cluster['state']}"]
-    lines += [f"  warning: {text}" for text in cluster.get("warnings", [])]
+    lines += [f"  {text}" for text in _remarks(status)]
     used, allocatable = space["logical_used_bytes"], space["allocatable_bytes"]
     total = used + allocatable
     raw = ""
     if space.get("raw_total_bytes"):
         raw = f", free {size(space.get('raw_free_bytes', 0))} of {size(space['raw_total_bytes'])}"
-    limit = f", limit {size(space['limit_bytes'])}" if space.get("limit_bytes") else ""
+    limit = f", limit {size(space['capacity_limit_bytes'])}" if space.get("capacity_limit_bytes") else ""
     lines.append(f"Space: [{_space_word(used, total)}] allocatable {size(allocatable)} of {size(total)}{raw}{limit}")
     available = sum(1 for m in mds if m["state"] == "avail")
     leader = next((m for m in mds if m["leader"]), None)
@@ -65,19 +65,37 @@ def _cluster_lines(status: dict[str, Any], size: Any) -> str:
     words = ", ".join(f"{n} {name}" for name, n in by_state.items()) + (f", {other} other" if other else "")
     lines.append(f"CS nodes:  {by_state['active']} of {len(alive)} ({words})")
     lines += _chunk_lines(status["chunks"])
-    files = status.get("files", {})
-    lines.append(f"FS:  {size(used)} in {files.get('files', 0)} files, {files.get('inodes', 0)} inodes")
+    fs = status.get("fs", {})
+    lines.append(f"FS:  {size(used)} used, {fs.get('inodes', 0)} inodes, {fs.get('chunk_maps', 0)} chunk maps")
     replication = status.get("replication")
     if replication:
         eta = replication.get("eta_s")
         lines.append(
             f"Replication: {replication.get('queued', 0)} queued, {replication.get('running', 0)} running, "
-            f"{size(replication.get('bytes_s', 0))}/s" + (f", ETA {format_duration(eta)}" if eta else "")
+            f"{size(replication.get('rate_bytes_s', 0))}/s" + (f", ETA {format_duration(eta)}" if eta else "")
         )
     io = status.get("io")
     if io:
         lines.append(f"IO:  read {size(io.get('read_bytes_s', 0))}/s, write {size(io.get('write_bytes_s', 0))}/s")
     return "\n".join(lines)
+
+
+def _remarks(status: dict[str, Any]) -> list[str]:
+    """What an operator should see first."""
+    chunks, replication = status["chunks"], status.get("replication", {})
+    remarks = []
+    if status["cluster"].get("grace"):
+        remarks.append("a new master waits for clients to take their leases up again")
+    if replication.get("stopped_by_guard"):
+        remarks.append("replication is stopped: too many hosts are offline (mds.wd.max_offline_cs_hosts)")
+    if replication.get("fencing"):
+        remarks.append(f"replicas of {replication['fencing']} files are made equal after their writer went away")
+    damaged = chunks.get("corrupt_reported", 0)
+    if damaged:
+        remarks.append(
+            f"{damaged} damaged blocks were found, {chunks.get('corrupt_repaired', 0)} repaired: see get-event"
+        )
+    return remarks
 
 
 def _space_word(used: int, total: int) -> str:
@@ -105,16 +123,15 @@ def _mds_table(mds: list[dict[str, Any]], size: Any) -> str:
             "M" if m["leader"] else "",
             m["id"],
             m["state"],
-            f"{m.get('ctime_percent', 0):.1f}%",
-            f"{m.get('commits_s', 0):.0f}/s",
             f"{m.get('cpu_percent', 0):.1f}%",
             size(m.get("rss_bytes", 0)),
-            format_duration(m.get("uptime_s", 0)),
+            format_duration(m["uptime_s"]) if "uptime_s" in m else "-",
+            m.get("applied_revision", "-"),
             _host(m.get("host"), m["address"]),
         )
         for m in sorted(mds, key=lambda m: m["id"])
     ]
-    return table(("", "MDSID", "STATUS", "%CTIME", "COMMITS", "%CPU", "MEM", "UPTIME", "HOST"), rows, left=(0, 2, 8))
+    return table(("", "MDSID", "STATUS", "%CPU", "MEM", "UPTIME", "REVISION", "HOST"), rows, left=(0, 2, 7))
 
 
 def _cs_table(cs: list[dict[str, Any]], size: Any) -> str:
@@ -125,10 +142,9 @@ def _cs_table(cs: list[dict[str, Any]], size: Any) -> str:
             c["id"],
             c["state"],
             size(c["space_bytes"]),
-            size(c["free_bytes"]),
+            f"{size(c['free_bytes'])}/{size(c.get('avail_bytes', c['free_bytes']))}",
             c["replicas"],
             c.get("unique", 0),
-            f"{c.get('iowait_percent', 0):.0f}%",
             f"{c.get('io_lat_avg_ms', 0):.3g}/{c.get('io_lat_max_ms', 0):.3g}",
             c.get("queue_depth", 0),
             f"{c.get('journal_full_percent', 0):.0f}%",
@@ -142,10 +158,9 @@ def _cs_table(cs: list[dict[str, Any]], size: Any) -> str:
         "CSID",
         "STATUS",
         "SPACE",
-        "FREE",
+        "FREE/AVAIL",
         "REPLICAS",
         "UNIQUE",
-        "IOWAIT",
         "IOLAT(ms)",
         "QDEPTH",
         "JRN_FULL",
@@ -153,16 +168,25 @@ def _cs_table(cs: list[dict[str, Any]], size: Any) -> str:
         "TIER",
         "HOST",
     )
-    return table(header, rows, left=(1, 10, 12))
+    return table(header, rows, left=(1, 9, 11))
 
 
 def _clients_table(clients: list[dict[str, Any]]) -> str:
     if not clients:
         return ""
     rows = [
-        (c["session_id"], c.get("leases", 0), c.get("pid", 0), c.get("name", ""), c.get("host", "")) for c in clients
+        (
+            c["session_id"],
+            c.get("leases", 0),
+            c.get("open_files", 0),
+            c.get("writing", 0),
+            c.get("pid", 0),
+            c.get("name", ""),
+            c.get("host", ""),
+        )
+        for c in clients
     ]
-    return table(("CLID", "LEASES", "PID", "NAME", "HOST"), sorted(rows), left=(3, 4))
+    return table(("CLID", "LEASES", "OPEN", "WRITING", "PID", "NAME", "HOST"), sorted(rows), left=(5, 6))
 
 
 def _host(host: str | None, address: str) -> str:

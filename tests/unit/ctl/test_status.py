@@ -87,11 +87,11 @@ def test_numeric_sizes(status: dict[str, Any]) -> None:
 
 
 def test_xml(ctl: Ctl, cluster: FakeCluster, status: dict[str, Any]) -> None:
-    status["cluster"]["warnings"] = ["a < b"]
+    status["clients"][0]["name"] = "a < b"
     cluster.answers[messages.GetStatus] = status
     root = ElementTree.fromstring(ctl("-c", "c", "stat", "-X").out.encode())
     assert root.findtext("cluster/state") == "degraded"
-    assert root.findtext("cluster/warnings/item") == "a < b"
+    assert root.findtext("clients/item/name") == "a < b"
     assert [e.text for e in root.findall("cs/item/id")] == ["1025", "1026", "1027"]
 
 

@@ -63,12 +63,7 @@ def test_attribute_twice() -> None:
 
 
 def test_set_attr(ctl: Ctl, cluster: FakeCluster) -> None:
-    cluster.answers[messages.GetPathAttr] = {
-        "directory": True,
-        "replicas": "3:2",
-        "failure-domain": "disk",
-        "none": None,
-    }
+    cluster.answers[messages.GetPathAttr] = {"type": "directory", "replicas": "3:2", "failure-domain": "disk"}
     result = ctl("-c", "c", "set-attr", "-R", "-p", "a//b/../c/", "replicas=3:2", "failure-domain=disk")
     assert cluster.asked[0] == (
         "c",
@@ -345,10 +340,15 @@ def test_get_event_follows_over_an_outage(ctl: Ctl, cluster: FakeCluster, monkey
 
 
 def test_config(ctl: Ctl, cluster: FakeCluster) -> None:
-    cluster.answers[messages.GetConfig] = {"b": "2", "a": "1"}
+    cluster.answers[messages.GetConfig] = {
+        name: {"value": value, "default": "0", "unit": "ms", "text": "a time"}
+        for name, value in (("b", "2"), ("a", "1"))
+    }
     assert ctl("-c", "c", "get-config").out == "a=1\nb=2\n"
+    assert json.loads(ctl("-c", "c", "get-config", "--format", "json").out) == {"a": "1", "b": "2"}
+    assert ctl("-c", "c", "get-config", "-v").out.splitlines()[1].split() == ["a=1", "ms", "0", "a", "time"]
     assert ctl("-c", "c", "set-config", "a=b=c", "d=").out == "a=b=c\nd=\n"
-    assert [b for _, b in cluster.asked[1:]] == [
+    assert [b for _, b in cluster.asked[3:]] == [
         messages.SetConfig(name="a", value="b=c"),
         messages.SetConfig(name="d", value=""),
     ]
@@ -382,18 +382,41 @@ def test_file_info_reads_all_pages(ctl: Ctl, cluster: FakeCluster, monkeypatch: 
 
 def test_list_chunks(ctl: Ctl, cluster: FakeCluster) -> None:
     cluster.answers[messages.ListChunks] = [
-        {"chunk_id": 9, "version": 1, "state": "urgent", "path": "/a", "index": 4, "replicas": [1025]}
+        {
+            "chunk_id": 9,
+            "version": 1,
+            "state": "urgent",
+            "path": "/a",
+            "index": 4,
+            "replicas": [{"cs_id": 1025, "host": "n1", "state": "active", "version": 1}],
+        }
     ]
     result = ctl("-c", "c", "list-chunks", "--state", "urgent")
-    assert result.out.splitlines()[1].split() == ["9", "1", "urgent", "/a", "4", "1025"]
+    assert result.out.splitlines()[1].split() == ["9", "1", "urgent", "/a", "4", "1025(n1)"]
     assert ctl("-c", "c", "list-chunks", "--state", "odd").code == 2
 
 
 def test_leases(ctl: Ctl, cluster: FakeCluster) -> None:
     cluster.answers[messages.GetLeases] = [
-        {"ino": 4, "mode": 2, "session_id": 71, "host": "n1", "name": "/pcs", "path": "/a"}
+        {
+            "path": "/a",
+            "ino": 4,
+            "mode": "exclusive",
+            "session_id": 71,
+            "host": "n1",
+            "client": "/pcs",
+            "valid_ms": 14000,
+        }
     ]
-    assert ctl("-c", "c", "get-leases").out.splitlines()[1].split() == ["4", "exclusive", "71", "n1", "/pcs", "/a"]
+    assert ctl("-c", "c", "get-leases").out.splitlines()[1].split() == [
+        "4",
+        "exclusive",
+        "71",
+        "14s",
+        "n1",
+        "/pcs",
+        "/a",
+    ]
     assert ctl("get-leases").code == 2
     assert ctl("-c", "c", "revoke", "-R", "-p", "/a").out == "leases on vstor://c/a are revoked\n"
     assert cluster.asked[-1] == ("c", messages.RevokeLeases(path="/a", recursive=True))
