@@ -14,6 +14,8 @@ CHUNK_BYTES_MIN = 1048576
 CHUNK_BYTES_MAX = 1073741824
 GRANULE_BYTES = 1048576
 REPLICAS_MAX = 15
+DISK_FORMAT = 1
+TABLE_PAGE_BLOCKS = 768
 IO_BYTES_MAX = 1048576
 TABLE_BYTES_MAX = 2048
 HANDLES_PER_CONNECTION = 65536
@@ -55,6 +57,20 @@ class TicketMode(IntEnum):
 
 class TicketFlag(IntFlag):
     CREATE = 1
+
+
+class ChunkFlag(IntFlag):
+    SYNCING = 1
+
+
+class JournalType(IntEnum):
+    DATA = 1
+    INTENT = 2
+    PUNCH = 3
+    CREATE = 4
+    DELETE = 5
+    SET_VERSION = 6
+    FINISH_SYNC = 7
 
 
 FRAME_STRUCT = struct.Struct("<IBBHQIiQIIIIQII")
@@ -236,3 +252,261 @@ class ChunkStat(NamedTuple):
             raise ValueError("reserved bytes of chunk_stat are not zero")
         v = CHUNK_STAT_STRUCT.unpack(data)
         return cls(v[0], v[1], v[2], v[3], v[4], v[5], v[6])
+
+
+CHUNK_HEADER_STRUCT = struct.Struct("<QIIQQIIQII16s48sII")
+
+
+class ChunkHeader(NamedTuple):
+    """Begins block 0 of a chunk file; the rest of the block is zero. crc: CRC32C of the block with crc 0."""
+
+    magic: int = 0  # VSTCHUNK
+    format: int = 0  # disk_format
+    chunk_version: int = 0
+    chunk_id: int = 0
+    file_id: int = 0  # sequence of the CREATE record: tells this file from an earlier one of the same chunk
+    chunk_bytes: int = 0
+    flags: int = 0  # chunk_flag
+    written_blocks: int = 0
+    bad_blocks: int = 0
+    cluster_id: bytes = bytes(16)
+    pages: bytes = bytes(48)  # bitmap: table pages that were ever written (another one is all zeros)
+    crc: int = 0
+
+    def pack(self) -> bytes:
+        return CHUNK_HEADER_STRUCT.pack(
+            self.magic,
+            self.format,
+            self.chunk_version,
+            self.chunk_id,
+            self.file_id,
+            self.chunk_bytes,
+            self.flags,
+            self.written_blocks,
+            self.bad_blocks,
+            0,
+            self.cluster_id,
+            self.pages,
+            0,
+            self.crc,
+        )
+
+    @classmethod
+    def unpack(cls, data: bytes | memoryview) -> ChunkHeader:
+        """Raises ValueError: wrong length, or a reserved byte is not zero."""
+        if len(data) != 128:
+            raise ValueError(f"chunk_header is 128 bytes, not {len(data)}")
+        if any(data[52:56]):
+            raise ValueError("reserved bytes of chunk_header are not zero")
+        if any(data[120:124]):
+            raise ValueError("reserved bytes of chunk_header are not zero")
+        v = CHUNK_HEADER_STRUCT.unpack(data)
+        return cls(v[0], v[1], v[2], v[3], v[4], v[5], v[6], v[7], v[8], v[10], v[11], v[13])
+
+
+TABLE_PAGE_STRUCT = struct.Struct("<QQII3II24s96s96s768I764sI")
+
+
+class TablePage(NamedTuple):
+    """Block 1+page of a chunk file: state of table_page_blocks blocks of data. crc: CRC32C of the page with crc 0."""
+
+    chunk_id: int = 0
+    file_id: int = 0
+    magic: int = 0  # VSTP
+    page: int = 0  # index, from 0
+    mod_version: tuple[int, ...] = (0,) * 3  # of each granule: chunk version at its last change
+    written: bytes = bytes(96)  # bitmap: the block holds data; else it reads as zeros whatever the file holds
+    bad: bytes = bytes(96)  # bitmap: quarantined, reads fail until the block is written as a whole
+    block_crc: tuple[int, ...] = (0,) * 768  # CRC32C of each written block
+    crc: int = 0
+
+    def pack(self) -> bytes:
+        return TABLE_PAGE_STRUCT.pack(
+            self.chunk_id,
+            self.file_id,
+            self.magic,
+            self.page,
+            *self.mod_version,
+            0,
+            bytes(24),
+            self.written,
+            self.bad,
+            *self.block_crc,
+            bytes(764),
+            self.crc,
+        )
+
+    @classmethod
+    def unpack(cls, data: bytes | memoryview) -> TablePage:
+        """Raises ValueError: wrong length, or a reserved byte is not zero."""
+        if len(data) != 4096:
+            raise ValueError(f"table_page is 4096 bytes, not {len(data)}")
+        if any(data[36:40]):
+            raise ValueError("reserved bytes of table_page are not zero")
+        if any(data[40:64]):
+            raise ValueError("reserved bytes of table_page are not zero")
+        if any(data[3328:4092]):
+            raise ValueError("reserved bytes of table_page are not zero")
+        v = TABLE_PAGE_STRUCT.unpack(data)
+        return cls(v[0], v[1], v[2], v[3], v[4:7], v[9], v[10], v[11:779], v[780])
+
+
+JOURNAL_HEADER_STRUCT = struct.Struct("<QII16sQQQQQQIIII")
+
+
+class JournalHeader(NamedTuple):
+    """Blocks 0 and 1 of the journal, written in turn; the valid one with the larger generation counts. crc as above."""
+
+    magic: int = 0  # VSTJRNAL
+    format: int = 0  # disk_format
+    cs_id: int = 0
+    cluster_id: bytes = bytes(16)
+    generation: int = 0
+    epoch: int = 0  # groups of another epoch are from before the last start
+    journal_bytes: int = 0
+    log_start: int = 0  # where the ring begins
+    tail: int = 0
+    tail_seq: int = 0  # sequence of its first record
+    crc: int = 0
+
+    def pack(self) -> bytes:
+        return JOURNAL_HEADER_STRUCT.pack(
+            self.magic,
+            self.format,
+            self.cs_id,
+            self.cluster_id,
+            self.generation,
+            self.epoch,
+            self.journal_bytes,
+            self.log_start,
+            self.tail,
+            self.tail_seq,
+            0,
+            0,
+            0,
+            self.crc,
+        )
+
+    @classmethod
+    def unpack(cls, data: bytes | memoryview) -> JournalHeader:
+        """Raises ValueError: wrong length, or a reserved byte is not zero."""
+        if len(data) != 96:
+            raise ValueError(f"journal_header is 96 bytes, not {len(data)}")
+        if any(data[80:84]):
+            raise ValueError("reserved bytes of journal_header are not zero")
+        if any(data[84:88]):
+            raise ValueError("reserved bytes of journal_header are not zero")
+        if any(data[88:92]):
+            raise ValueError("reserved bytes of journal_header are not zero")
+        v = JOURNAL_HEADER_STRUCT.unpack(data)
+        return cls(v[0], v[1], v[2], v[3], v[4], v[5], v[6], v[7], v[8], v[9], v[13])
+
+
+PAGE_COPIES_STRUCT = struct.Struct("<QQII")
+
+
+class PageCopies(NamedTuple):
+    """Begins the block before the page copies of the journal file: copies of the pages the checkpoint writes in place next. crc as above."""
+
+    magic: int = 0  # VSTCOPYS
+    generation: int = 0
+    count: int = 0  # copies that follow
+    crc: int = 0
+
+    def pack(self) -> bytes:
+        return PAGE_COPIES_STRUCT.pack(self.magic, self.generation, self.count, self.crc)
+
+    @classmethod
+    def unpack(cls, data: bytes | memoryview) -> PageCopies:
+        """Raises ValueError: wrong length, or a reserved byte is not zero."""
+        if len(data) != 24:
+            raise ValueError(f"page_copies is 24 bytes, not {len(data)}")
+        v = PAGE_COPIES_STRUCT.unpack(data)
+        return cls(v[0], v[1], v[2], v[3])
+
+
+JOURNAL_GROUP_STRUCT = struct.Struct("<QQQQQQIIIIQII")
+
+
+class JournalGroup(NamedTuple):
+    """Begins a group: header blocks (this, then the records), then data blocks. crc: CRC32C of the header blocks with crc 0."""
+
+    magic: int = 0  # VSTGROUP
+    epoch: int = 0
+    seq: int = 0  # sequence of the first record; without gaps
+    position: int = 0
+    flushed_seq: int = 0  # records up to this one were known to be on stable storage when the group was built
+    data_flushed_seq: int = 0  # in-place data of INTENTs up to this one was known to be on stable storage
+    records: int = 0
+    header_blocks: int = 0
+    data_blocks: int = 0
+    header_bytes: int = 0  # bytes in use
+    crc: int = 0
+
+    def pack(self) -> bytes:
+        return JOURNAL_GROUP_STRUCT.pack(
+            self.magic,
+            self.epoch,
+            self.seq,
+            self.position,
+            self.flushed_seq,
+            self.data_flushed_seq,
+            self.records,
+            self.header_blocks,
+            self.data_blocks,
+            self.header_bytes,
+            0,
+            0,
+            self.crc,
+        )
+
+    @classmethod
+    def unpack(cls, data: bytes | memoryview) -> JournalGroup:
+        """Raises ValueError: wrong length, or a reserved byte is not zero."""
+        if len(data) != 80:
+            raise ValueError(f"journal_group is 80 bytes, not {len(data)}")
+        if any(data[64:72]):
+            raise ValueError("reserved bytes of journal_group are not zero")
+        if any(data[72:76]):
+            raise ValueError("reserved bytes of journal_group are not zero")
+        v = JOURNAL_GROUP_STRUCT.unpack(data)
+        return cls(v[0], v[1], v[2], v[3], v[4], v[5], v[6], v[7], v[8], v[9], v[12])
+
+
+JOURNAL_RECORD_STRUCT = struct.Struct("<QQQIIIIII")
+
+
+class JournalRecord(NamedTuple):
+    """A record: this, then extra_len bytes."""
+
+    chunk_id: int = 0
+    offset: int = 0  # bytes, multiple of block_bytes
+    length: int = 0  # bytes, multiple of block_bytes
+    chunk_version: int = 0  # version of the chunk, or mod_version of a change
+    chunk_bytes: int = 0
+    type: int = 0  # journal_type
+    flags: int = 0  # chunk_flag (CREATE)
+    extra_len: int = 0
+
+    def pack(self) -> bytes:
+        return JOURNAL_RECORD_STRUCT.pack(
+            self.chunk_id,
+            self.offset,
+            self.length,
+            self.chunk_version,
+            self.chunk_bytes,
+            self.type,
+            self.flags,
+            self.extra_len,
+            0,
+        )
+
+    @classmethod
+    def unpack(cls, data: bytes | memoryview) -> JournalRecord:
+        """Raises ValueError: wrong length, or a reserved byte is not zero."""
+        if len(data) != 48:
+            raise ValueError(f"journal_record is 48 bytes, not {len(data)}")
+        if any(data[44:48]):
+            raise ValueError("reserved bytes of journal_record are not zero")
+        v = JOURNAL_RECORD_STRUCT.unpack(data)
+        return cls(v[0], v[1], v[2], v[3], v[4], v[5], v[6], v[7])

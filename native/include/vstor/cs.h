@@ -33,7 +33,8 @@ struct vst_cs_chunk {              /* one replica, as listed */
 
 enum vst_cs_event_kind {
 	VST_CS_EV_NONE = 0,
-	VST_CS_EV_CORRUPT = 1,     /* a block does not match its checksum: chunk_id, offset; the block is quarantined (reads of it get CORRUPT) */
+	VST_CS_EV_CORRUPT = 1,     /* a block does not match its checksum: chunk_id, offset; the block is quarantined (reads of it get CORRUPT).
+	                            * offset UINT64_MAX: header or table is damaged, the whole replica is gone (its file is in quarantine/) */
 	VST_CS_EV_IO_ERROR = 2,    /* chunk_id, offset, error = errno */
 	VST_CS_EV_NO_SPACE = 3,
 	VST_CS_EV_JOURNAL_ERROR = 4,
@@ -77,9 +78,12 @@ int vst_cs_begin_sync(vst_cs *cs, uint64_t chunk_id); /* sets the syncing flag o
 int vst_cs_finish_sync(vst_cs *cs, uint64_t chunk_id, uint32_t version); /* clears the syncing flag, sets the version */
 int vst_cs_delete(vst_cs *cs, uint64_t chunk_id);                        /* idempotent */
 /* Local access for recovery, scrub and tests. buf page aligned; offset, len multiples of 4096, at most io_bytes_max.
- * read: *hole = 1 when unwritten. write: repair clears quarantine of the blocks; mod_version recorded is `version`. status results. */
+ * read: *hole = 1 when unwritten. write: repair clears quarantine of the blocks; mod_version recorded is `version`, which must not be
+ * above the chunk's (STALE). flags: VST_CS_WRITE_*. punch: any alignment. status results. */
+#define VST_CS_WRITE_DURABLE 1  /* on stable storage when it returns */
+#define VST_CS_WRITE_ONLY_BAD 2 /* repair under load: blocks that are not quarantined (any more) are left as they are */
 int vst_cs_read(vst_cs *cs, uint64_t chunk_id, uint64_t off, uint32_t len, void *buf, int *hole);
-int vst_cs_write(vst_cs *cs, uint64_t chunk_id, uint32_t version, uint64_t off, uint32_t len, const void *buf, int durable);
+int vst_cs_write(vst_cs *cs, uint64_t chunk_id, uint32_t version, uint64_t off, uint32_t len, const void *buf, int flags);
 int vst_cs_punch(vst_cs *cs, uint64_t chunk_id, uint32_t version, uint64_t off, uint64_t len);
 int vst_cs_hash(vst_cs *cs, uint64_t chunk_id, uint64_t off, uint32_t len, uint8_t out[32]);
 int vst_cs_granules(vst_cs *cs, uint64_t chunk_id, uint64_t *pairs, uint32_t npairs); /* count or status<0 */

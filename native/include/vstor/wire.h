@@ -14,6 +14,8 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "structs are used as t
 #define VST_CHUNK_BYTES_MAX 1073741824u
 #define VST_GRANULE_BYTES 1048576u
 #define VST_REPLICAS_MAX 15u
+#define VST_DISK_FORMAT 1u
+#define VST_TABLE_PAGE_BLOCKS 768u
 #define VST_IO_BYTES_MAX 1048576u
 #define VST_TABLE_BYTES_MAX 2048u
 #define VST_HANDLES_PER_CONNECTION 65536u
@@ -54,6 +56,20 @@ enum vst_ticket_mode {
 
 enum vst_ticket_flag {
 	VST_TICKET_FLAG_CREATE = 1, /* the chunk was never written: the CS makes it at the ticket's version when it is not there */
+};
+
+enum vst_chunk_flag {
+	VST_CHUNK_FLAG_SYNCING = 1, /* a copy in progress, not to be served */
+};
+
+enum vst_journal_type {
+	VST_JOURNAL_TYPE_DATA = 1, /* whole blocks; extra = u32 CRC each; their data stands in the group's data blocks */
+	VST_JOURNAL_TYPE_INTENT = 2, /* blocks to be written in place; extra = (u32 old CRC, u32 new CRC) each, then two bitmaps: was written, was bad */
+	VST_JOURNAL_TYPE_PUNCH = 3, /* whole blocks become unwritten */
+	VST_JOURNAL_TYPE_CREATE = 4, /* the chunk exists from here on, empty; the record's sequence becomes its file_id */
+	VST_JOURNAL_TYPE_DELETE = 5, /* the chunk is gone */
+	VST_JOURNAL_TYPE_SET_VERSION = 6, /* chunk_version is the chunk's version from here on */
+	VST_JOURNAL_TYPE_FINISH_SYNC = 7, /* as SET_VERSION, and the flag SYNCING is cleared */
 };
 
 enum vst_error {
@@ -229,5 +245,167 @@ _Static_assert(offsetof(struct vst_chunk_stat, write_seq) == 24, "chunk_stat.wri
 _Static_assert(offsetof(struct vst_chunk_stat, incarnation) == 32, "chunk_stat.incarnation");
 _Static_assert(offsetof(struct vst_chunk_stat, bad_blocks) == 40, "chunk_stat.bad_blocks");
 _Static_assert(offsetof(struct vst_chunk_stat, reserved) == 44, "chunk_stat.reserved");
+
+/* Begins block 0 of a chunk file; the rest of the block is zero. crc: CRC32C of the block with crc 0. */
+struct vst_chunk_header {
+	uint64_t magic; /* VSTCHUNK */
+	uint32_t format; /* disk_format */
+	uint32_t chunk_version;
+	uint64_t chunk_id;
+	uint64_t file_id; /* sequence of the CREATE record: tells this file from an earlier one of the same chunk */
+	uint32_t chunk_bytes;
+	uint32_t flags; /* chunk_flag */
+	uint64_t written_blocks;
+	uint32_t bad_blocks;
+	uint32_t reserved;
+	uint8_t cluster_id[16];
+	uint8_t pages[48]; /* bitmap: table pages that were ever written (another one is all zeros) */
+	uint32_t reserved2;
+	uint32_t crc;
+} __attribute__((packed));
+_Static_assert(sizeof(struct vst_chunk_header) == 128, "size of chunk_header");
+_Static_assert(offsetof(struct vst_chunk_header, magic) == 0, "chunk_header.magic");
+_Static_assert(offsetof(struct vst_chunk_header, format) == 8, "chunk_header.format");
+_Static_assert(offsetof(struct vst_chunk_header, chunk_version) == 12, "chunk_header.chunk_version");
+_Static_assert(offsetof(struct vst_chunk_header, chunk_id) == 16, "chunk_header.chunk_id");
+_Static_assert(offsetof(struct vst_chunk_header, file_id) == 24, "chunk_header.file_id");
+_Static_assert(offsetof(struct vst_chunk_header, chunk_bytes) == 32, "chunk_header.chunk_bytes");
+_Static_assert(offsetof(struct vst_chunk_header, flags) == 36, "chunk_header.flags");
+_Static_assert(offsetof(struct vst_chunk_header, written_blocks) == 40, "chunk_header.written_blocks");
+_Static_assert(offsetof(struct vst_chunk_header, bad_blocks) == 48, "chunk_header.bad_blocks");
+_Static_assert(offsetof(struct vst_chunk_header, reserved) == 52, "chunk_header.reserved");
+_Static_assert(offsetof(struct vst_chunk_header, cluster_id) == 56, "chunk_header.cluster_id");
+_Static_assert(offsetof(struct vst_chunk_header, pages) == 72, "chunk_header.pages");
+_Static_assert(offsetof(struct vst_chunk_header, reserved2) == 120, "chunk_header.reserved2");
+_Static_assert(offsetof(struct vst_chunk_header, crc) == 124, "chunk_header.crc");
+
+/* Block 1+page of a chunk file: state of table_page_blocks blocks of data. crc: CRC32C of the page with crc 0. */
+struct vst_table_page {
+	uint64_t chunk_id;
+	uint64_t file_id;
+	uint32_t magic; /* VSTP */
+	uint32_t page; /* index, from 0 */
+	uint32_t mod_version[3]; /* of each granule: chunk version at its last change */
+	uint32_t reserved;
+	uint8_t reserved2[24];
+	uint8_t written[96]; /* bitmap: the block holds data; else it reads as zeros whatever the file holds */
+	uint8_t bad[96]; /* bitmap: quarantined, reads fail until the block is written as a whole */
+	uint32_t block_crc[768]; /* CRC32C of each written block */
+	uint8_t reserved3[764];
+	uint32_t crc;
+} __attribute__((packed));
+_Static_assert(sizeof(struct vst_table_page) == 4096, "size of table_page");
+_Static_assert(offsetof(struct vst_table_page, chunk_id) == 0, "table_page.chunk_id");
+_Static_assert(offsetof(struct vst_table_page, file_id) == 8, "table_page.file_id");
+_Static_assert(offsetof(struct vst_table_page, magic) == 16, "table_page.magic");
+_Static_assert(offsetof(struct vst_table_page, page) == 20, "table_page.page");
+_Static_assert(offsetof(struct vst_table_page, mod_version) == 24, "table_page.mod_version");
+_Static_assert(offsetof(struct vst_table_page, reserved) == 36, "table_page.reserved");
+_Static_assert(offsetof(struct vst_table_page, reserved2) == 40, "table_page.reserved2");
+_Static_assert(offsetof(struct vst_table_page, written) == 64, "table_page.written");
+_Static_assert(offsetof(struct vst_table_page, bad) == 160, "table_page.bad");
+_Static_assert(offsetof(struct vst_table_page, block_crc) == 256, "table_page.block_crc");
+_Static_assert(offsetof(struct vst_table_page, reserved3) == 3328, "table_page.reserved3");
+_Static_assert(offsetof(struct vst_table_page, crc) == 4092, "table_page.crc");
+
+/* Blocks 0 and 1 of the journal, written in turn; the valid one with the larger generation counts. crc as above. */
+struct vst_journal_header {
+	uint64_t magic; /* VSTJRNAL */
+	uint32_t format; /* disk_format */
+	uint32_t cs_id;
+	uint8_t cluster_id[16];
+	uint64_t generation;
+	uint64_t epoch; /* groups of another epoch are from before the last start */
+	uint64_t journal_bytes;
+	uint64_t log_start; /* where the ring begins */
+	uint64_t tail; /* position of the oldest group needed; place in the file: log_start + position % (journal_bytes - log_start) */
+	uint64_t tail_seq; /* sequence of its first record */
+	uint32_t reserved;
+	uint32_t reserved2;
+	uint32_t reserved3;
+	uint32_t crc;
+} __attribute__((packed));
+_Static_assert(sizeof(struct vst_journal_header) == 96, "size of journal_header");
+_Static_assert(offsetof(struct vst_journal_header, magic) == 0, "journal_header.magic");
+_Static_assert(offsetof(struct vst_journal_header, format) == 8, "journal_header.format");
+_Static_assert(offsetof(struct vst_journal_header, cs_id) == 12, "journal_header.cs_id");
+_Static_assert(offsetof(struct vst_journal_header, cluster_id) == 16, "journal_header.cluster_id");
+_Static_assert(offsetof(struct vst_journal_header, generation) == 32, "journal_header.generation");
+_Static_assert(offsetof(struct vst_journal_header, epoch) == 40, "journal_header.epoch");
+_Static_assert(offsetof(struct vst_journal_header, journal_bytes) == 48, "journal_header.journal_bytes");
+_Static_assert(offsetof(struct vst_journal_header, log_start) == 56, "journal_header.log_start");
+_Static_assert(offsetof(struct vst_journal_header, tail) == 64, "journal_header.tail");
+_Static_assert(offsetof(struct vst_journal_header, tail_seq) == 72, "journal_header.tail_seq");
+_Static_assert(offsetof(struct vst_journal_header, reserved) == 80, "journal_header.reserved");
+_Static_assert(offsetof(struct vst_journal_header, reserved2) == 84, "journal_header.reserved2");
+_Static_assert(offsetof(struct vst_journal_header, reserved3) == 88, "journal_header.reserved3");
+_Static_assert(offsetof(struct vst_journal_header, crc) == 92, "journal_header.crc");
+
+/* Begins the block before the page copies of the journal file: copies of the pages the checkpoint writes in place next. crc as above. */
+struct vst_page_copies {
+	uint64_t magic; /* VSTCOPYS */
+	uint64_t generation;
+	uint32_t count; /* copies that follow */
+	uint32_t crc;
+} __attribute__((packed));
+_Static_assert(sizeof(struct vst_page_copies) == 24, "size of page_copies");
+_Static_assert(offsetof(struct vst_page_copies, magic) == 0, "page_copies.magic");
+_Static_assert(offsetof(struct vst_page_copies, generation) == 8, "page_copies.generation");
+_Static_assert(offsetof(struct vst_page_copies, count) == 16, "page_copies.count");
+_Static_assert(offsetof(struct vst_page_copies, crc) == 20, "page_copies.crc");
+
+/* Begins a group: header blocks (this, then the records), then data blocks. crc: CRC32C of the header blocks with crc 0. */
+struct vst_journal_group {
+	uint64_t magic; /* VSTGROUP */
+	uint64_t epoch;
+	uint64_t seq; /* sequence of the first record; without gaps */
+	uint64_t position;
+	uint64_t flushed_seq; /* records up to this one were known to be on stable storage when the group was built */
+	uint64_t data_flushed_seq; /* in-place data of INTENTs up to this one was known to be on stable storage */
+	uint32_t records;
+	uint32_t header_blocks;
+	uint32_t data_blocks;
+	uint32_t header_bytes; /* bytes in use */
+	uint64_t reserved;
+	uint32_t reserved2;
+	uint32_t crc;
+} __attribute__((packed));
+_Static_assert(sizeof(struct vst_journal_group) == 80, "size of journal_group");
+_Static_assert(offsetof(struct vst_journal_group, magic) == 0, "journal_group.magic");
+_Static_assert(offsetof(struct vst_journal_group, epoch) == 8, "journal_group.epoch");
+_Static_assert(offsetof(struct vst_journal_group, seq) == 16, "journal_group.seq");
+_Static_assert(offsetof(struct vst_journal_group, position) == 24, "journal_group.position");
+_Static_assert(offsetof(struct vst_journal_group, flushed_seq) == 32, "journal_group.flushed_seq");
+_Static_assert(offsetof(struct vst_journal_group, data_flushed_seq) == 40, "journal_group.data_flushed_seq");
+_Static_assert(offsetof(struct vst_journal_group, records) == 48, "journal_group.records");
+_Static_assert(offsetof(struct vst_journal_group, header_blocks) == 52, "journal_group.header_blocks");
+_Static_assert(offsetof(struct vst_journal_group, data_blocks) == 56, "journal_group.data_blocks");
+_Static_assert(offsetof(struct vst_journal_group, header_bytes) == 60, "journal_group.header_bytes");
+_Static_assert(offsetof(struct vst_journal_group, reserved) == 64, "journal_group.reserved");
+_Static_assert(offsetof(struct vst_journal_group, reserved2) == 72, "journal_group.reserved2");
+_Static_assert(offsetof(struct vst_journal_group, crc) == 76, "journal_group.crc");
+
+/* A record: this, then extra_len bytes. */
+struct vst_journal_record {
+	uint64_t chunk_id;
+	uint64_t offset; /* bytes, multiple of block_bytes */
+	uint64_t length; /* bytes, multiple of block_bytes */
+	uint32_t chunk_version; /* version of the chunk, or mod_version of a change */
+	uint32_t chunk_bytes;
+	uint32_t type; /* journal_type */
+	uint32_t flags; /* chunk_flag (CREATE) */
+	uint32_t extra_len;
+	uint32_t reserved;
+} __attribute__((packed));
+_Static_assert(sizeof(struct vst_journal_record) == 48, "size of journal_record");
+_Static_assert(offsetof(struct vst_journal_record, chunk_id) == 0, "journal_record.chunk_id");
+_Static_assert(offsetof(struct vst_journal_record, offset) == 8, "journal_record.offset");
+_Static_assert(offsetof(struct vst_journal_record, length) == 16, "journal_record.length");
+_Static_assert(offsetof(struct vst_journal_record, chunk_version) == 24, "journal_record.chunk_version");
+_Static_assert(offsetof(struct vst_journal_record, chunk_bytes) == 28, "journal_record.chunk_bytes");
+_Static_assert(offsetof(struct vst_journal_record, type) == 32, "journal_record.type");
+_Static_assert(offsetof(struct vst_journal_record, flags) == 36, "journal_record.flags");
+_Static_assert(offsetof(struct vst_journal_record, extra_len) == 40, "journal_record.extra_len");
+_Static_assert(offsetof(struct vst_journal_record, reserved) == 44, "journal_record.reserved");
 
 #endif

@@ -1,0 +1,215 @@
+/* The store against a model: random writes, punches, orders, syncs, checkpoints; the process "dies" (nothing more is
+ * written) and the store is opened again, over and over.  Everything acknowledged must be there.  VSTOR_SEED repeats a
+ * run. */
+#include <errno.h>
+#include <fcntl.h>
+#include <ftw.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+#include "../src/cs_internal.h"
+#include "check.h"
+#include "vstor/crc32c.h"
+
+#define CHUNK_BYTES (4u << 20)
+#define CHUNKS 6
+#define JOURNAL_BYTES (64ull << 20)
+
+static char dir[64];
+static uint32_t seed;
+static uint8_t *model[CHUNKS]; /* content, NULL: no such chunk */
+static uint32_t version[CHUNKS];
+static uint8_t *buf, *back;
+
+static int remove_one(const char *path, const struct stat *st, int flag, struct FTW *ftw)
+{
+	(void)st;
+	(void)flag;
+	(void)ftw;
+	return remove(path);
+}
+
+static void fresh_dir(void)
+{
+	snprintf(dir, sizeof dir, "/tmp/vstor-test-XXXXXX");
+	CHECK(mkdtemp(dir) != NULL);
+}
+
+static void remove_dir(void)
+{
+	CHECK_EQ(nftw(dir, remove_one, 16, FTW_DEPTH | FTW_PHYS), 0);
+}
+
+static int try_open(vst_cs **cs, char *err, size_t err_len)
+{
+	struct vst_cs_config cfg = {.dir = dir, .journal_bytes = JOURNAL_BYTES, .cs_id = 7, .incarnation = 1};
+	memset(cfg.cluster_id, 0xc1, sizeof cfg.cluster_id);
+	return vst_cs_open(&cfg, cs, err, err_len);
+}
+
+static vst_cs *open_store(void)
+{
+	char err[512] = "";
+	vst_cs *cs;
+	int rc = try_open(&cs, err, sizeof err);
+	if (rc < 0) {
+		fprintf(stderr, "open: %d %s (seed %u)\n", rc, err, seed);
+		exit(1);
+	}
+	return cs;
+}
+
+static void crash(vst_cs *cs)
+{
+	cs_crash((struct cs *)cs);
+}
+
+static uint64_t id_of(int i)
+{
+	return 0x1000u + (uint64_t)i * 257;
+}
+
+static void random_bytes(uint8_t *p, size_t n)
+{
+	uint32_t x = test_random(&seed) | 1;
+	for (size_t i = 0; i < n; i += 4) {
+		x = x * 1664525u + 1013904223u;
+		memcpy(p + i, &x, n - i < 4 ? n - i : 4);
+	}
+}
+
+static uint32_t below(uint32_t n)
+{
+	return test_random(&seed) % n;
+}
+
+static void step_write(vst_cs *cs, int i)
+{
+	static const uint32_t sizes[] = {1, 1, 2, 3, 15, 16, 17, 100, 256};
+	uint32_t blocks = sizes[below(9)], nblocks = CHUNK_BYTES / CS_BLOCK;
+	uint32_t b0 = below(nblocks - blocks + 1);
+	random_bytes(buf, (size_t)blocks * CS_BLOCK);
+	CHECK_EQ(vst_cs_write(cs, id_of(i), version[i], (uint64_t)b0 * CS_BLOCK, blocks * CS_BLOCK, buf, (int)below(2)),
+		 0);
+	memcpy(model[i] + (size_t)b0 * CS_BLOCK, buf, (size_t)blocks * CS_BLOCK);
+}
+
+static void step_punch(vst_cs *cs, int i)
+{
+	uint64_t off = below(CHUNK_BYTES), len = 1 + below(below(4) ? 20000 : CHUNK_BYTES);
+	if (len > CHUNK_BYTES - off)
+		len = CHUNK_BYTES - off;
+	CHECK_EQ(vst_cs_punch(cs, id_of(i), version[i], off, len), 0);
+	memset(model[i] + off, 0, len);
+}
+
+static void step_create(vst_cs *cs, int i)
+{
+	version[i] = 1 + below(5);
+	CHECK_EQ(vst_cs_create(cs, id_of(i), CHUNK_BYTES, version[i], 0), 0);
+	CHECK_EQ(vst_cs_create(cs, id_of(i), CHUNK_BYTES, version[i], 0), VST_ERR_EXISTS);
+	model[i] = calloc(1, CHUNK_BYTES);
+}
+
+static void step(vst_cs *cs)
+{
+	int i = (int)below(CHUNKS);
+	uint32_t what = below(100);
+
+	if (!model[i]) {
+		step_create(cs, i);
+	} else if (what < 70) {
+		step_write(cs, i);
+	} else if (what < 85) {
+		step_punch(cs, i);
+	} else if (what < 88) {
+		CHECK_EQ(vst_cs_set_version(cs, id_of(i), version[i] + 1), 0);
+		CHECK_EQ(vst_cs_set_version(cs, id_of(i), version[i]), VST_ERR_STALE);
+		version[i]++;
+	} else if (what < 90) {
+		CHECK_EQ(vst_cs_delete(cs, id_of(i)), 0);
+		CHECK_EQ(vst_cs_delete(cs, id_of(i)), 0);
+		free(model[i]);
+		model[i] = NULL;
+	} else if (what < 95) {
+		CHECK_EQ(vst_cs_sync(cs), 0);
+	} else if (what < 97) {
+		CHECK_EQ(cs_drain_all((struct cs *)cs), 0);
+	} else {
+		uint64_t bytes;
+		CHECK_EQ(vst_cs_scrub(cs, id_of(i), &bytes), 0);
+	}
+}
+
+static void compare(vst_cs *cs)
+{
+	struct vst_cs_chunk list[CHUNKS + 1], st;
+	uint32_t n = 0;
+
+	for (int i = 0; i < CHUNKS; i++) {
+		int hole;
+		if (!model[i]) {
+			CHECK_EQ(vst_cs_stat(cs, id_of(i), &st), VST_ERR_NO_CHUNK);
+			continue;
+		}
+		n++;
+		CHECK_EQ(vst_cs_stat(cs, id_of(i), &st), 0);
+		CHECK_EQ(st.version, version[i]);
+		CHECK_EQ(st.bad_blocks, 0);
+		for (uint64_t off = 0; off < CHUNK_BYTES; off += VST_IO_BYTES_MAX) {
+			CHECK_EQ(vst_cs_read(cs, id_of(i), off, VST_IO_BYTES_MAX, back, &hole), 0);
+			if (memcmp(back, model[i] + off, VST_IO_BYTES_MAX) == 0)
+				continue;
+			for (uint32_t b = 0; b < VST_IO_BYTES_MAX; b++)
+				if (back[b] != model[i][off + b]) {
+					fprintf(stderr, "chunk %d differs at block %llu (seed %u)\n", i,
+						(unsigned long long)(off + b) / CS_BLOCK, seed);
+					exit(1);
+				}
+		}
+	}
+	CHECK_EQ(vst_cs_list(cs, 0, list, CHUNKS + 1), n);
+}
+
+static void forget_model(void)
+{
+	for (int i = 0; i < CHUNKS; i++) {
+		free(model[i]);
+		model[i] = NULL;
+	}
+}
+
+static void test_histories(int rounds, int steps)
+{
+	fresh_dir();
+	for (int r = 0; r < rounds; r++) {
+		vst_cs *cs = open_store();
+		compare(cs);
+		for (uint32_t k = below((uint32_t)steps); k; k--)
+			step(cs);
+		if (below(4) == 0)
+			compare(cs);
+		if (below(4) == 0)
+			vst_cs_close(cs);
+		else
+			crash(cs);
+	}
+	vst_cs *cs = open_store();
+	compare(cs);
+	vst_cs_close(cs);
+	forget_model();
+	remove_dir();
+}
+
+int main(void)
+{
+	const char *s = getenv("VSTOR_SEED");
+	seed = s ? (uint32_t)strtoul(s, NULL, 0) : (uint32_t)time(NULL);
+	printf("seed %u\n", seed);
+	CHECK_EQ(posix_memalign((void **)&buf, CS_BLOCK, VST_IO_BYTES_MAX), 0);
+	CHECK_EQ(posix_memalign((void **)&back, CS_BLOCK, VST_IO_BYTES_MAX), 0);
+	test_histories(30, 120);
+	free(buf);
+	free(back);
+	return 0;
+}
