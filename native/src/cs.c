@@ -47,7 +47,7 @@ int cs_errno_status(int error)
 
 /* --- events: a bounded ring that any thread may read; when it is full the oldest stay and losses are counted */
 
-void cs_event(struct cs *cs, uint32_t kind, uint64_t chunk_id, uint64_t offset, int error)
+void cs_report(struct cs *cs, uint32_t kind, uint64_t chunk_id, uint64_t offset, int error)
 {
 	uint64_t one = 1;
 
@@ -71,6 +71,11 @@ void cs_event(struct cs *cs, uint32_t kind, uint64_t chunk_id, uint64_t offset, 
 int vst_cs_event_fd(const vst_cs *cs)
 {
 	return ((const struct cs *)cs)->evfd;
+}
+
+int vst_cs_direct(const vst_cs *cs)
+{
+	return ((const struct cs *)cs)->j.direct;
 }
 
 int vst_cs_next_event(vst_cs *handle, struct vst_cs_event *ev)

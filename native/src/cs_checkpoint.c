@@ -51,7 +51,7 @@ void cs_ckpt_failed(struct cs *cs, struct cs_chunk *c, int error)
 {
 	cs->ck.failed = error;
 	cs->n.io_errors++;
-	cs_event(cs, error == -ENOSPC ? VST_CS_EV_NO_SPACE : VST_CS_EV_IO_ERROR, c ? c->id : 0, 0, -error);
+	cs_report(cs, error == -ENOSPC ? VST_CS_EV_NO_SPACE : VST_CS_EV_IO_ERROR, c ? c->id : 0, 0, -error);
 	/* Full is not broken: deletes free space and the next try goes through. */
 	if (c && !c->gone && error != -ENOSPC && ++c->apply_failures >= CS_APPLY_FAILURES_MAX)
 		cs_chunk_quarantine(cs, c, error);

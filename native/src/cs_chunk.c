@@ -172,7 +172,7 @@ void cs_chunk_free(struct cs *cs, struct cs_chunk *c)
 void cs_chunk_drop_unborn(struct cs *cs, struct cs_chunk *c)
 {
 	if (c->file_made && cs_chunk_trash(cs, c->id) < 0)
-		cs_event(cs, VST_CS_EV_IO_ERROR, c->id, 0, EIO);
+		cs_report(cs, VST_CS_EV_IO_ERROR, c->id, 0, EIO);
 	cs_chunk_gone(cs, c);
 }
 
@@ -437,7 +437,7 @@ static void load_done(struct cs_io *io, int res)
 		status = VST_ERR_CORRUPT;
 	} else if (res < 0) {
 		cs->n.io_errors++;
-		cs_event(cs, VST_CS_EV_IO_ERROR, c->id, 0, -res);
+		cs_report(cs, VST_CS_EV_IO_ERROR, c->id, 0, -res);
 		status = cs_errno_status(res);
 	}
 	wake_waiters(c, status);
@@ -478,7 +478,7 @@ void cs_chunk_ready(struct cs_req *req, void (*ready)(struct cs_req *req))
 		rc = -ENOMEM;
 	if (rc < 0) {
 		c->loading = 0;
-		cs_event(cs, VST_CS_EV_IO_ERROR, c->id, 0, -rc);
+		cs_report(cs, VST_CS_EV_IO_ERROR, c->id, 0, -rc);
 		c->refs++;
 		wake_waiters(c, cs_errno_status(rc));
 		cs_chunk_unref(cs, c);
@@ -502,10 +502,10 @@ void cs_chunk_quarantine(struct cs *cs, struct cs_chunk *c, int error)
 	cs_chunk_path(from, c->id);
 	snprintf(to, sizeof to, "%016llx.%llu", (unsigned long long)c->id, (unsigned long long)cs->cfg.incarnation);
 	if (renameat(cs->chunksfd, from, cs->quarantinefd, to) < 0)
-		cs_event(cs, VST_CS_EV_IO_ERROR, c->id, 0, errno);
+		cs_report(cs, VST_CS_EV_IO_ERROR, c->id, 0, errno);
 	cs_shard_set_dirty(cs, c->id);
 	cs->n.corrupt_blocks++;
-	cs_event(cs, VST_CS_EV_CORRUPT, c->id, CS_WHOLE_CHUNK, -error);
+	cs_report(cs, VST_CS_EV_CORRUPT, c->id, CS_WHOLE_CHUNK, -error);
 	cs_chunk_gone(cs, c);
 }
 

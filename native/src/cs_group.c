@@ -6,7 +6,7 @@
 
 static int is_order(const struct cs_req *r)
 {
-	return r->op >= CS_CREATE && r->op <= CS_FINISH_SYNC;
+	return r->op >= CS_CREATE && r->op <= CS_BEGIN_SYNC;
 }
 
 void cs_journal_add(struct cs_req *req)
@@ -48,7 +48,7 @@ void cs_journal_fail(struct cs *cs, int error)
 	if (!j->error) {
 		j->error = error ? error : EIO;
 		cs->n.io_errors++;
-		cs_event(cs, VST_CS_EV_JOURNAL_ERROR, 0, 0, j->error);
+		cs_report(cs, VST_CS_EV_JOURNAL_ERROR, 0, 0, j->error);
 	}
 	fail_list(take_all(j));
 }

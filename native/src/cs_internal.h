@@ -137,6 +137,7 @@ enum cs_req_op {
 	CS_DELETE,
 	CS_SET_VERSION,
 	CS_FINISH_SYNC,
+	CS_BEGIN_SYNC,
 	CS_SCRUB
 };
 
@@ -210,7 +211,7 @@ struct cs_flush_wait {
 	void *arg;
 };
 struct cs_journal {
-	int fd, busy, error, header_busy;
+	int fd, direct, busy, error, header_busy;
 	uint64_t bytes, log_start, log_bytes, epoch, generation, copies_generation;
 	uint64_t head, done_head, tail; /* positions: next group, end of completed ones, oldest needed */
 	uint64_t next_seq, written_seq, flushed_seq, data_flushed_seq, tail_seq;
@@ -386,7 +387,7 @@ struct cs {
 /* cs.c */
 uint64_t cs_now_ms(void); /* CLOCK_BOOTTIME */
 uint64_t cs_now_ns(void); /* CLOCK_MONOTONIC */
-void cs_event(struct cs *cs, uint32_t kind, uint64_t chunk_id, uint64_t offset, int error);
+void cs_report(struct cs *cs, uint32_t kind, uint64_t chunk_id, uint64_t offset, int error);
 void cs_turn(struct cs *cs, int timeout_ms);
 int cs_call(struct cs *cs, struct cs_cmd *cmd); /* run a command on the engine and return its result */
 void cs_cmd_done(struct cs *cs, struct cs_cmd *cmd, int result);

@@ -162,9 +162,9 @@ static int read_headers(struct cs *cs, const char *path, char *err, size_t err_l
 int cs_journal_open(struct cs *cs, const char *path, uint64_t bytes, int may_create, char *err, size_t err_len)
 {
 	struct cs_journal *j = &cs->j;
-	int direct, rc = 0;
+	int rc = 0;
 
-	j->fd = vst_open_direct(AT_FDCWD, path, O_RDWR, 0, &direct);
+	j->fd = vst_open_direct(AT_FDCWD, path, O_RDWR, 0, &j->direct);
 	if (j->fd == -ENOENT) {
 		if (!may_create) {
 			snprintf(err, err_len, "%s: the journal is missing, but the directory holds chunks", path);
@@ -176,7 +176,7 @@ int cs_journal_open(struct cs *cs, const char *path, uint64_t bytes, int may_cre
 		}
 		rc = create(cs, path, bytes);
 		if (rc == 0)
-			j->fd = vst_open_direct(AT_FDCWD, path, O_RDWR, 0, &direct);
+			j->fd = vst_open_direct(AT_FDCWD, path, O_RDWR, 0, &j->direct);
 	}
 	if (rc == 0 && j->fd < 0)
 		rc = j->fd;

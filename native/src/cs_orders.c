@@ -4,6 +4,10 @@
 #include <string.h>
 #include "cs_internal.h"
 
+#define DURABLE 1
+#define ONLY_BAD 2
+/* A status where a count is returned too (cs.h). */
+#define CS_STATUS(status) (-1000 - (status))
 #define CMD_OF(req) ((struct cs_cmd *)((char *)(req)-offsetof(struct cs_cmd, req)))
 
 static void req_done(struct cs_req *req)
@@ -56,9 +60,12 @@ static void order_journaled(struct cs_req *req, int error)
 	} else if (req->op == CS_DELETE) {
 		int rc = cs_chunk_trash(cs, c->id);
 		if (rc < 0)
-			cs_event(cs, VST_CS_EV_IO_ERROR, c->id, 0, -rc);
+			cs_report(cs, VST_CS_EV_IO_ERROR, c->id, 0, -rc);
 		cs->n.chunks--;
 		cs_chunk_gone(cs, c);
+	} else if (req->op == CS_BEGIN_SYNC) {
+		c->flags |= VST_CHUNK_FLAG_SYNCING;
+		cs_chunk_header_dirty(cs, c);
 	} else if (req->op != CS_CREATE) {
 		c->version = req->version;
 		if (req->op == CS_FINISH_SYNC)
@@ -70,9 +77,16 @@ static void order_journaled(struct cs_req *req, int error)
 
 static uint8_t record_of(const struct cs_req *req)
 {
-	return req->op == CS_DELETE        ? VST_JOURNAL_TYPE_DELETE
-	       : req->op == CS_FINISH_SYNC ? VST_JOURNAL_TYPE_FINISH_SYNC
-					   : VST_JOURNAL_TYPE_SET_VERSION;
+	switch (req->op) {
+	case CS_DELETE:
+		return VST_JOURNAL_TYPE_DELETE;
+	case CS_FINISH_SYNC:
+		return VST_JOURNAL_TYPE_FINISH_SYNC;
+	case CS_BEGIN_SYNC:
+		return VST_JOURNAL_TYPE_BEGIN_SYNC;
+	default:
+		return VST_JOURNAL_TYPE_SET_VERSION;
+	}
 }
 
 static void order_drained(struct cs_req *req)
@@ -128,6 +142,15 @@ static void start_finish_sync(struct cs *cs, struct cs_cmd *cmd)
 		begin_order(cs, cmd, c, CS_FINISH_SYNC);
 }
 
+static void start_begin_sync(struct cs *cs, struct cs_cmd *cmd)
+{
+	struct cs_chunk *c = chunk_of(cs, cmd);
+	if (!c)
+		return;
+	cmd->version = c->version;
+	begin_order(cs, cmd, c, CS_BEGIN_SYNC);
+}
+
 static void start_delete(struct cs *cs, struct cs_cmd *cmd)
 {
 	struct cs_chunk *c = cs_chunk_find(cs, cmd->chunk_id);
@@ -181,6 +204,11 @@ int vst_cs_set_version(vst_cs *cs, uint64_t chunk_id, uint32_t version)
 int vst_cs_create(vst_cs *cs, uint64_t chunk_id, uint32_t chunk_bytes, uint32_t version, int syncing)
 {
 	return order(cs, start_create, chunk_id, chunk_bytes, version, syncing);
+}
+
+int vst_cs_begin_sync(vst_cs *cs, uint64_t chunk_id)
+{
+	return order(cs, start_begin_sync, chunk_id, 0, 0, 0);
 }
 
 int vst_cs_finish_sync(vst_cs *cs, uint64_t chunk_id, uint32_t version)
@@ -259,22 +287,21 @@ static void start_write(struct cs *cs, struct cs_cmd *cmd)
 
 	if (!c)
 		return;
-	if (!range_ok(c, cmd->off, cmd->len) || cmd->version == 0) {
+	if (!range_ok(c, cmd->off, cmd->len)) {
 		cs_cmd_done(cs, cmd, VST_ERR_BAD_REQUEST);
 		return;
 	}
-	/* A copy cannot have changes newer than itself; fenced: an order for another version is under way. */
-	if (cmd->version > c->version || c->fenced) {
-		cs_cmd_done(cs, cmd, VST_ERR_STALE);
+	if (c->fenced || ((cmd->flag & ONLY_BAD) && cmd->version != c->version)) {
+		cs_cmd_done(cs, cmd, c->fenced ? VST_ERR_BUSY : VST_ERR_STALE);
 		return;
 	}
 	init_req(cs, cmd, cmd->in ? CS_WRITE : CS_PUNCH);
 	struct cs_req *req = &cmd->req;
 	req->c = c;
-	req->durable = cmd->flag & VST_CS_WRITE_DURABLE ? 1 : 0;
+	req->durable = cmd->flag & DURABLE ? 1 : 0;
 	if (cmd->in) {
 		req->done = write_done;
-		req->only_bad = cmd->flag & VST_CS_WRITE_ONLY_BAD ? 1 : 0;
+		req->only_bad = cmd->flag & ONLY_BAD ? 1 : 0;
 		req->buf = cs_buf_get(cs, cmd->len);
 		if (!req->buf) {
 			cs_cmd_done(cs, cmd, VST_ERR_BUSY);
@@ -285,23 +312,41 @@ static void start_write(struct cs *cs, struct cs_cmd *cmd)
 	cs_req_start(req);
 }
 
-int vst_cs_write(vst_cs *cs, uint64_t chunk_id, uint32_t version, uint64_t off, uint32_t len, const void *buf,
-		 int flags)
+static int aligned(uint64_t off, uint32_t len)
 {
-	uint32_t step = flags & VST_CS_WRITE_ONLY_BAD ? CS_BLOCK : len;
-	int status = 0;
+	return len > 0 && len <= VST_IO_BYTES_MAX && off % CS_BLOCK == 0 && len % CS_BLOCK == 0;
+}
 
-	if (len == 0 || len > VST_IO_BYTES_MAX || off % CS_BLOCK || len % CS_BLOCK)
-		return VST_ERR_BAD_REQUEST;
-	for (uint32_t at = 0; at < len && !status; at += step) {
+int vst_cs_write(vst_cs *cs, uint64_t chunk_id, uint32_t version, uint64_t off, uint32_t len, const void *buf,
+		 int durable)
+{
+	struct cs_cmd cmd = {.start = start_write,
+			     .chunk_id = chunk_id,
+			     .version = version,
+			     .off = off,
+			     .len = len,
+			     .in = buf,
+			     .flag = durable ? DURABLE : 0};
+	return aligned(off, len) ? cs_call((struct cs *)cs, &cmd) : VST_ERR_BAD_REQUEST;
+}
+
+/* Block by block: whether one is still quarantined is decided under its range lock. */
+int vst_cs_repair(vst_cs *cs, uint64_t chunk_id, uint32_t version, uint64_t off, uint32_t len, const void *buf,
+		  uint32_t *mended)
+{
+	int status = aligned(off, len) ? 0 : VST_ERR_BAD_REQUEST;
+
+	*mended = 0;
+	for (uint32_t at = 0; at < len && !status; at += CS_BLOCK) {
 		struct cs_cmd cmd = {.start = start_write,
 				     .chunk_id = chunk_id,
 				     .version = version,
 				     .off = off + at,
-				     .len = step,
+				     .len = CS_BLOCK,
 				     .in = (const uint8_t *)buf + at,
-				     .flag = flags};
+				     .flag = DURABLE | ONLY_BAD};
 		status = cs_call((struct cs *)cs, &cmd);
+		*mended += !status && cmd.req.nrecs;
 	}
 	return status;
 }
@@ -384,7 +429,7 @@ static void granules_ready(struct cs_req *req)
 
 static void granules_done(struct cs_req *req)
 {
-	cs_cmd_done(req->cs, CMD_OF(req), req->status ? -req->status : (int)req->bad);
+	cs_cmd_done(req->cs, CMD_OF(req), req->status ? CS_STATUS(req->status) : (int)req->bad);
 }
 
 static void start_granules(struct cs *cs, struct cs_cmd *cmd)
@@ -392,7 +437,7 @@ static void start_granules(struct cs *cs, struct cs_cmd *cmd)
 	struct cs_chunk *c = cs_chunk_find(cs, cmd->chunk_id);
 
 	if (!c || c->unborn) {
-		cs_cmd_done(cs, cmd, -VST_ERR_NO_CHUNK);
+		cs_cmd_done(cs, cmd, CS_STATUS(VST_ERR_NO_CHUNK));
 		return;
 	}
 	init_req(cs, cmd, CS_READ);
@@ -415,7 +460,7 @@ static void scrub_done(struct cs_req *req)
 	if (cmd->out)
 		*(uint64_t *)cmd->out = req->bytes;
 	cs_buf_put(req->cs, req->buf);
-	cs_cmd_done(req->cs, cmd, req->status ? -req->status : (int)req->bad);
+	cs_cmd_done(req->cs, cmd, req->status ? CS_STATUS(req->status) : (int)req->bad);
 }
 
 static void start_scrub(struct cs *cs, struct cs_cmd *cmd)
@@ -423,7 +468,7 @@ static void start_scrub(struct cs *cs, struct cs_cmd *cmd)
 	struct cs_chunk *c = cs_chunk_find(cs, cmd->chunk_id);
 
 	if (!c || c->unborn) {
-		cs_cmd_done(cs, cmd, -VST_ERR_NO_CHUNK);
+		cs_cmd_done(cs, cmd, CS_STATUS(VST_ERR_NO_CHUNK));
 		return;
 	}
 	init_req(cs, cmd, CS_SCRUB);
@@ -489,6 +534,18 @@ static void start_ticket_key(struct cs *cs, struct cs_cmd *cmd)
 int vst_cs_set_ticket_key(vst_cs *cs, uint32_t key_id, const uint8_t key[32])
 {
 	struct cs_cmd cmd = {.start = start_ticket_key, .version = key_id, .in = key};
+	return cs_call((struct cs *)cs, &cmd);
+}
+
+static void start_min_auth(struct cs *cs, struct cs_cmd *cmd)
+{
+	cs->cfg.min_auth_mode = cmd->version;
+	cs_cmd_done(cs, cmd, 0);
+}
+
+int vst_cs_set_min_auth(vst_cs *cs, uint32_t mode)
+{
+	struct cs_cmd cmd = {.start = start_min_auth, .version = mode};
 	return cs_call((struct cs *)cs, &cmd);
 }
 

@@ -16,7 +16,7 @@ static void damaged(struct cs_rd *rd, uint32_t block)
 		return;
 	cs->n.corrupt_blocks++;
 	cs_tab_bad(cs, rd->c, block);
-	cs_event(cs, VST_CS_EV_CORRUPT, rd->c->id, (uint64_t)block * CS_BLOCK, 0);
+	cs_report(cs, VST_CS_EV_CORRUPT, rd->c->id, (uint64_t)block * CS_BLOCK, 0);
 }
 
 static void rd_end(struct cs_rd *rd)
@@ -35,7 +35,7 @@ static void run_done(struct cs_io *io, int res)
 
 	if (res < 0) {
 		c->cs->n.io_errors++;
-		cs_event(c->cs, VST_CS_EV_IO_ERROR, c->id, (uint64_t)run->b0 * CS_BLOCK, -res);
+		cs_report(c->cs, VST_CS_EV_IO_ERROR, c->id, (uint64_t)run->b0 * CS_BLOCK, -res);
 		if (!rd->status)
 			rd->status = VST_ERR_IO_ERROR;
 	} else {

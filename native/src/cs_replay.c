@@ -37,7 +37,7 @@ static int record_ok(const struct vst_journal_record *h)
 		extra = 4 * n;
 	else if (h->type == VST_JOURNAL_TYPE_INTENT)
 		extra = 8 * n + 2 * ((n + 7) / 8);
-	else if (h->type == 0 || h->type > VST_JOURNAL_TYPE_FINISH_SYNC)
+	else if (h->type == 0 || h->type > VST_JOURNAL_TYPE_BEGIN_SYNC)
 		return 0;
 	return h->extra_len == (extra + 7) / 8 * 8;
 }

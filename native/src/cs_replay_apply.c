@@ -54,7 +54,7 @@ static void replay_delete(struct cs *cs, const struct cs_replay_rec *rec)
 		return;
 	int rc = cs_chunk_trash(cs, c->id);
 	if (rc < 0)
-		cs_event(cs, VST_CS_EV_IO_ERROR, c->id, 0, -rc);
+		cs_report(cs, VST_CS_EV_IO_ERROR, c->id, 0, -rc);
 	cs->n.chunks--;
 	cs_chunk_gone(cs, c);
 }
@@ -163,13 +163,22 @@ static int load(struct cs *cs, struct cs_chunk *c)
 	return rc < 0 ? rc : c->clear_seq ? 1 : -ENOMEM;
 }
 
-static void set_version(struct cs *cs, struct cs_chunk *c, const struct cs_replay_rec *rec)
+/* 1: the record was about version and flags only. */
+static int replay_state(struct cs *cs, struct cs_chunk *c, const struct cs_replay_rec *rec)
 {
+	uint32_t type = rec->h.type;
+
+	if (type != VST_JOURNAL_TYPE_SET_VERSION && type != VST_JOURNAL_TYPE_FINISH_SYNC &&
+	    type != VST_JOURNAL_TYPE_BEGIN_SYNC)
+		return 0;
 	if (rec->h.chunk_version > c->version)
 		c->version = rec->h.chunk_version;
-	if (rec->h.type == VST_JOURNAL_TYPE_FINISH_SYNC)
+	if (type == VST_JOURNAL_TYPE_FINISH_SYNC)
 		c->flags &= ~(uint32_t)VST_CHUNK_FLAG_SYNCING;
+	else if (type == VST_JOURNAL_TYPE_BEGIN_SYNC)
+		c->flags |= VST_CHUNK_FLAG_SYNCING;
 	cs_chunk_header_dirty(cs, c);
+	return 1;
 }
 
 int cs_replay_record(struct cs_replay *r, const struct cs_replay_rec *rec)
@@ -189,14 +198,12 @@ int cs_replay_record(struct cs_replay *r, const struct cs_replay_rec *rec)
 	if (!c ||
 	    c->chunk_bytes != rec->h.chunk_bytes) { /* its file is gone or was quarantined: it is no replica any more */
 		if (r->missing != rec->h.chunk_id + 1)
-			cs_event(cs, VST_CS_EV_CORRUPT, rec->h.chunk_id, CS_WHOLE_CHUNK, ENOENT);
+			cs_report(cs, VST_CS_EV_CORRUPT, rec->h.chunk_id, CS_WHOLE_CHUNK, ENOENT);
 		r->missing = rec->h.chunk_id + 1;
 		return 0;
 	}
-	if (rec->h.type == VST_JOURNAL_TYPE_SET_VERSION || rec->h.type == VST_JOURNAL_TYPE_FINISH_SYNC) {
-		set_version(cs, c, rec);
+	if (replay_state(cs, c, rec))
 		return 0;
-	}
 	int rc = load(cs, c);
 	if (rc <= 0)
 		return rc;
@@ -250,7 +257,7 @@ static void bad_block(struct cs *cs, struct cs_chunk *c, const struct cs_replay_
 	cs_tab_write(cs, c, last->block, last->new_crc);
 	cs_tab_bad(cs, c, last->block);
 	cs->n.corrupt_blocks++;
-	cs_event(cs, VST_CS_EV_CORRUPT, c->id, (uint64_t)last->block * CS_BLOCK, 0);
+	cs_report(cs, VST_CS_EV_CORRUPT, c->id, (uint64_t)last->block * CS_BLOCK, 0);
 }
 
 /* All INTENTs of one block that no DATA or PUNCH came after, oldest first. */

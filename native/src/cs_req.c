@@ -83,7 +83,7 @@ int cs_may_write(struct cs *cs, const struct cs_req *req)
 		return 0;
 	if (!cs->no_space_told) {
 		cs->no_space_told = 1;
-		cs_event(cs, VST_CS_EV_NO_SPACE, req->c->id, 0, ENOSPC);
+		cs_report(cs, VST_CS_EV_NO_SPACE, req->c->id, 0, ENOSPC);
 	}
 	return VST_ERR_NO_SPACE;
 }

@@ -53,7 +53,7 @@ static void io_done(struct cs_io *io, int res)
 		/* The kernel reports a failed write-back once: nothing more can be promised for this file. */
 		if (si->c)
 			si->c->sick = 1;
-		cs_event(cs, VST_CS_EV_IO_ERROR, si->c ? si->c->id : 0, 0, -res);
+		cs_report(cs, VST_CS_EV_IO_ERROR, si->c ? si->c->id : 0, 0, -res);
 	} else if (si->c) {
 		if (si->gen > si->c->flushed_gen)
 			si->c->flushed_gen = si->gen;

@@ -276,8 +276,8 @@ static void in_place_failed(struct cs_req *req, int error)
 	struct reread *rr = calloc(1, sizeof *rr);
 
 	cs->n.io_errors++;
-	cs_event(cs, error == -ENOSPC ? VST_CS_EV_NO_SPACE : VST_CS_EV_IO_ERROR, req->c->id,
-		 (uint64_t)rec->b0 * CS_BLOCK, -error);
+	cs_report(cs, error == -ENOSPC ? VST_CS_EV_NO_SPACE : VST_CS_EV_IO_ERROR, req->c->id,
+		  (uint64_t)rec->b0 * CS_BLOCK, -error);
 	struct cs_buf *buf = rr ? cs_buf_get(cs, (uint64_t)rec->n * CS_BLOCK) : NULL;
 	if (!buf) {
 		free(rr);

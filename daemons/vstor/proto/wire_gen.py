@@ -71,6 +71,7 @@ class JournalType(IntEnum):
     DELETE = 5
     SET_VERSION = 6
     FINISH_SYNC = 7
+    BEGIN_SYNC = 8
 
 
 FRAME_STRUCT = struct.Struct("<IBBHQIiQIIIIQII")

@@ -58,6 +58,7 @@ int vst_cs_listen(vst_cs *cs, const char *addr, uint16_t *port);
 int vst_cs_run(vst_cs *cs);        /* the event loop; returns after vst_cs_stop: replies sent, journal checkpointed, files synced */
 void vst_cs_stop(vst_cs *cs);      /* from any thread or a signal handler */
 void vst_cs_close(vst_cs *cs);
+int vst_cs_direct(const vst_cs *cs); /* 1: files are opened with O_DIRECT (the file system can) */
 
 int vst_cs_event_fd(const vst_cs *cs);                      /* readable when events wait */
 int vst_cs_next_event(vst_cs *cs, struct vst_cs_event *ev); /* 1 got one, 0 none */
@@ -77,20 +78,21 @@ int vst_cs_create(vst_cs *cs, uint64_t chunk_id, uint32_t chunk_bytes, uint32_t 
 int vst_cs_begin_sync(vst_cs *cs, uint64_t chunk_id); /* sets the syncing flag of an existing (stale) replica: not served until finish_sync */
 int vst_cs_finish_sync(vst_cs *cs, uint64_t chunk_id, uint32_t version); /* clears the syncing flag, sets the version */
 int vst_cs_delete(vst_cs *cs, uint64_t chunk_id);                        /* idempotent */
-/* Local access for recovery, scrub and tests. buf page aligned; offset, len multiples of 4096, at most io_bytes_max.
- * read: *hole = 1 when unwritten. write: repair clears quarantine of the blocks; mod_version recorded is `version`, which must not be
- * above the chunk's (STALE). flags: VST_CS_WRITE_*. punch: any alignment. status results. */
-#define VST_CS_WRITE_DURABLE 1  /* on stable storage when it returns */
-#define VST_CS_WRITE_ONLY_BAD 2 /* repair under load: blocks that are not quarantined (any more) are left as they are */
+/* Local access for recovery, scrub and tests. buf: any address; offset, len multiples of 4096, at most io_bytes_max.
+ * read: *hole = 1 when unwritten. write: clears quarantine of the blocks; mod_version recorded is `version`; BUSY while an order changes
+ * the chunk. punch: any alignment. status results. */
 int vst_cs_read(vst_cs *cs, uint64_t chunk_id, uint64_t off, uint32_t len, void *buf, int *hole);
-int vst_cs_write(vst_cs *cs, uint64_t chunk_id, uint32_t version, uint64_t off, uint32_t len, const void *buf, int flags);
+int vst_cs_write(vst_cs *cs, uint64_t chunk_id, uint32_t version, uint64_t off, uint32_t len, const void *buf, int durable);
+/* Mend quarantined blocks of [off, off+len) from good data: each block that is not quarantined (any more: a client may have overwritten
+ * it since the data was fetched) is left as it is. Durable. STALE when the replica's version is not `version`. *mended: blocks written. */
+int vst_cs_repair(vst_cs *cs, uint64_t chunk_id, uint32_t version, uint64_t off, uint32_t len, const void *buf, uint32_t *mended);
 int vst_cs_punch(vst_cs *cs, uint64_t chunk_id, uint32_t version, uint64_t off, uint64_t len);
 int vst_cs_hash(vst_cs *cs, uint64_t chunk_id, uint64_t off, uint32_t len, uint8_t out[32]);
-int vst_cs_granules(vst_cs *cs, uint64_t chunk_id, uint64_t *pairs, uint32_t npairs); /* count or status<0 */
+int vst_cs_granules(vst_cs *cs, uint64_t chunk_id, uint64_t *pairs, uint32_t npairs); /* count or -1000-status */
 int vst_cs_stat(vst_cs *cs, uint64_t chunk_id, struct vst_cs_chunk *out);
 /* Chunks with id > after, ascending, at most max: the count. */
 int vst_cs_list(vst_cs *cs, uint64_t after, struct vst_cs_chunk *out, uint32_t max);
 int vst_cs_sync(vst_cs *cs);                                 /* everything on stable storage */
-/* Read every written block of a chunk from the disk itself (not from memory) against its checksum; bad ones are quarantined and reported as events. count of bad blocks or negative errno/status */
+/* Read every written block of a chunk from the disk itself (not from memory) against its checksum; bad ones are quarantined and reported as events. Count of bad blocks, or -1000-status */
 int vst_cs_scrub(vst_cs *cs, uint64_t chunk_id, uint64_t *bytes_read);
 #endif

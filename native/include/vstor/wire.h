@@ -70,6 +70,7 @@ enum vst_journal_type {
 	VST_JOURNAL_TYPE_DELETE = 5, /* the chunk is gone */
 	VST_JOURNAL_TYPE_SET_VERSION = 6, /* chunk_version is the chunk's version from here on */
 	VST_JOURNAL_TYPE_FINISH_SYNC = 7, /* as SET_VERSION, and the flag SYNCING is cleared */
+	VST_JOURNAL_TYPE_BEGIN_SYNC = 8, /* the flag SYNCING is set */
 };
 
 enum vst_error {
