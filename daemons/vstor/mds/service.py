@@ -8,10 +8,10 @@ a commit, gap in the history, defect) ends the life, memory is dropped, and the 
 from __future__ import annotations
 
 import asyncio
+import gc
 import hashlib
 import json
 import logging
-import os
 import random
 import secrets
 import ssl
@@ -19,13 +19,14 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from vstor import __version__, clock
+from vstor import clock
 from vstor.codes_gen import ErrorCode
 from vstor.errors import VstorError
 from vstor.mds import process
 from vstor.mds.cluster_ops import ClusterOps
 from vstor.mds.maintenance import Maintenance
 from vstor.mds.members import Members, encode
+from vstor.mds.presence import Presence
 from vstor.mds.repo_files import MdsConfig, Repository
 from vstor.mds.repository import first_record
 from vstor.mds.term import ClusterClock, Peer, Term
@@ -36,7 +37,6 @@ from vstor.model.core import Core
 from vstor.model.outcome import Ctx
 from vstor.model.state import State
 from vstor.net import auth, identity, pki
-from vstor.net.rpc_client import MdsClient
 from vstor.net.rpc_server import Connection, RpcServer
 from vstor.proto import messages as m
 
@@ -45,8 +45,6 @@ log = logging.getLogger(__name__)
 ROLES = ("client", "cs", "ctl", "mds", "auth")
 BEAT_S = 0.2
 LEADER_CHECK_S = 5.0  # a standby asks the store itself, in case the watch missed an expiry
-REPORT_S = 2.0
-REPORT_VALID_S = 7.0  # then a standby counts as unavailable
 RETRY_S_MIN, RETRY_S_MAX = 0.1, 2.0
 FIRST_LOAD_S_MAX = 45.0  # without etcd the daemon ends after it
 DRAIN_S_MAX = 5.0
@@ -73,11 +71,9 @@ class MdsService:
         self._on_ready: Callable[[], None] | None = on_ready
         self._authenticator: auth.Authenticator | None = None
         self._attempts: auth.AttemptLimit | None = None
-        self._reports: dict[int, tuple[float, m.MdsReport]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._next_conn_id = 1
         self._loop = asyncio.get_running_loop()
-        self._usage = process.Usage()
         self._stopping = False
         cert_path, key_path, ca_path = repository.tls
         self._context = pki.server_context(cert_path, key_path, ca_path)
@@ -86,6 +82,7 @@ class MdsService:
             config.cluster, config.cluster_id, config.host_id, cert_path, key_path, ca_path
         )
         self.control_address = identity.control_address(config.address)
+        self.presence = Presence(config, self._identity, lambda: self.applied_revision)
 
     # --- life
 
@@ -130,12 +127,14 @@ class MdsService:
             await term.leadership.resign()
 
     async def _life(self) -> None:
+        gc.unfreeze()
         snapshot = await self.store.load()
         state, members = self._take_over(snapshot)
+        gc.freeze()  # the working set is not garbage: a collection must not walk it
         leadership: Leadership | None = None
         helpers: list[asyncio.Task[None]] = []
         try:
-            helpers.append(asyncio.create_task(self._report_as_standby(members), name="standby-report"))
+            helpers.append(asyncio.create_task(self.presence.report_as_standby(members), name="standby-report"))
             leadership, seq = await self._follow(snapshot, state, members)
             while helpers:
                 helpers.pop().cancel()
@@ -279,7 +278,7 @@ class MdsService:
         self.counters["terms"] += 1
         log.info("leading epoch=%d seq=%d", leadership.epoch, seq)
         upkeep = asyncio.create_task(
-            Maintenance(self.store, term, self.ops, self._standby_revisions).run(), name="maintenance"
+            Maintenance(self.store, term, self.ops, self.presence.standby_revisions).run(), name="maintenance"
         )
         running = asyncio.create_task(term.run(), name="term")
         try:
@@ -326,65 +325,9 @@ class MdsService:
         except (ValueError, KeyError, TypeError):
             return ""
 
-    def _own_report(self) -> m.MdsReport:
-        cpu_percent, rss_bytes = self._usage.sample()
-        return m.MdsReport(
-            self.config.mds_id,
-            self.config.address,
-            os.getpid(),
-            __version__,
-            cpu_percent,
-            rss_bytes,
-            self.applied_revision,
-        )
-
-    async def _report_as_standby(self, members: Members) -> None:
-        addresses = [r.address for r in members.active()] or [self.config.address]
-        client = MdsClient(self._identity, "mds", bootstrap=addresses)
-        try:
-            while True:
-                await asyncio.sleep(REPORT_S)
-                if self.leader is None:
-                    continue
-                try:
-                    await client.call(self._own_report(), deadline_s=REPORT_S, retry=False)
-                except VstorError as exc:
-                    log.debug("presence not reported reason=%s", exc.message)
-        finally:
-            await client.close()
-
-    def _standby_revisions(self) -> list[int]:
-        """Applied revisions of the standbys that report."""
-        now = self._loop.time()
-        return [report.applied_revision for seen, report in self._reports.values() if now - seen < REPORT_VALID_S]
-
     def mds_status(self) -> list[dict[str, Any]]:
         """`mds` of the status object."""
-        now = self._loop.time()
-        found = []
-        for record in self.members.active():
-            own = record.mds_id == self.config.mds_id
-            seen, report = (now, self._own_report()) if own else self._reports.get(record.mds_id, (0.0, None))
-            alive = report is not None and now - seen < REPORT_VALID_S
-            item: dict[str, Any] = {
-                "id": record.mds_id,
-                "state": "avail" if alive else "unavail",
-                "leader": own and self.term is not None,
-                "address": record.address,
-                "host": record.hostname,
-            }
-            if alive and report is not None:
-                item |= {
-                    "pid": report.pid,
-                    "version": report.version,
-                    "cpu_percent": report.cpu_percent,
-                    "rss_bytes": report.rss_bytes,
-                    "applied_revision": self.term.revision if own and self.term else report.applied_revision,
-                }
-            if own:
-                item["uptime_s"] = self._usage.uptime_s()
-            found.append(item)
-        return found
+        return self.presence.status(self.members, self.term)
 
     # --- requests (rpc_server.Handler)
 
@@ -421,7 +364,7 @@ class MdsService:
         if isinstance(body, m.MdsReport):
             if peer.conn.role != pki.ROLE_MDS:
                 raise VstorError(ErrorCode.DENIED, "only an MDS may say that")
-            self._reports[body.mds_id] = (self._loop.time(), body)
+            self.presence.heard(body)
             return m.Ok()
         if isinstance(body, m.GetStatus):
             if not term.may_serve():

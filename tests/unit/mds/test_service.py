@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from vstor.codes_gen import ErrorCode
 from vstor.errors import VstorError
-from vstor.mds import metrics, repository
+from vstor.mds import metrics, presence, repository
 from vstor.mds import service as service_module
 from vstor.mds.repo_files import Repository
 from vstor.mds.service import MdsService
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.timeout(60)
 def etc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("ETC", "RUN", "LOG", "STATE"):
         monkeypatch.setenv(f"VSTOR_{name}", str(tmp_path / name.lower()))
-    monkeypatch.setattr(service_module, "REPORT_S", 0.05)
+    monkeypatch.setattr(presence, "REPORT_S", 0.05)
     monkeypatch.setattr(service_module, "LEADER_CHECK_S", 0.2)
 
 
