@@ -71,7 +71,17 @@ class Conn:
 class FakeMds:
     """Make it in a running loop; `close` at the end."""
 
-    def __init__(self, *, servers: int = 3, config: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        servers: int = 3,
+        config: dict[str, str] | None = None,
+        addresses: Callable[[FakeMds, int], list[str]] | None = None,
+        on_order: Callable[[int, m.Order], None] | None = None,
+    ) -> None:
+        """addresses(mds, cs_id): of chunk servers that are there; on_order(cs_id, order): do it."""
+        self._addresses = addresses or (lambda _mds, cs_id: [f"127.0.0.1:{10_000 + cs_id}", f"unix:/run/cs{cs_id}"])
+        self._on_order = on_order
         secrets = {"data_key": bytes(range(32))}
         state = State()
         state.apply(initial_mutations("test", "0" * 32, config or {}, secrets, clock.unix_ms()))
@@ -110,7 +120,7 @@ class FakeMds:
         cs_id = self._cs(conn, m.CsCreate(host_id, "testhost", 0, f"/cs{host_id}")).cs_id
         space = 1 << 40
         registration = m.CsRegister(
-            cs_id, 1, [f"127.0.0.1:{10_000 + cs_id}", f"unix:/run/cs{cs_id}"], host_id, "testhost", "", 0, f"/cs{cs_id}", 1,
+            cs_id, 1, self._addresses(self, cs_id), host_id, "testhost", "", 0, f"/cs{cs_id}", 1,
             "0", space, space, "",
         )  # fmt: skip
         self.servers[cs_id] = conn
@@ -172,6 +182,8 @@ class FakeMds:
             self.sessions.pop(session_id, None)
         self._wake(outcome.wake)
         for cs_id, order in outcome.orders:
+            if self._on_order is not None:
+                self._on_order(cs_id, order.order)
             self._cs(self.servers[cs_id], m.CsOrderDone(order.order_id, 0))
 
     def _wake(self, keys: set[Hashable]) -> None:
