@@ -52,6 +52,7 @@ class Names:
             inode = self.table.get(ino) if ino is not None else None
             if inode is not None and self.cached(inode):
                 self.lookups_cached += 1
+                collect(inode)
                 return inode
         self.lookups_asked += 1
         if len(name) > m.NAME_BYTES_MAX:

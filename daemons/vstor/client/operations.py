@@ -23,6 +23,7 @@ import msgspec
 from vstor.client import engine_api as cl
 from vstor.client import fuseproto as fp
 from vstor.client.inodes import Inode
+from vstor.client.leases import collect
 from vstor.client.volume import Volume
 from vstor.errors import VstorError
 from vstor.proto import messages as m
@@ -185,7 +186,8 @@ class Operations:
         return fp.attr_out(self.shown(inode), self.attr_valid_ms(inode))
 
     def shown(self, inode: Inode) -> m.Attr:
-        """Attributes as this mount shows them: owner and mode of the root can be chosen (-u, -g, -m)."""
+        """Attributes as this mount shows them now: size and times of a file we write; owner and mode of the root by -u, -g, -m."""
+        collect(inode)
         assert inode.attr is not None
         if inode.ino != m.ROOT_INO or self.owner == (None, None, None):
             return inode.attr

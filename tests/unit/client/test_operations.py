@@ -190,6 +190,22 @@ async def test_create_write_read_through_the_bound_file(world: World) -> None:
     assert not k.native.bound
 
 
+async def test_every_reply_has_the_size_as_of_the_last_write(world: World) -> None:
+    k = await mount(world)
+    ino, _, _ = await k.create(1, b"f")
+    for size, ask in ((3, fp.Op.LOOKUP), (6, fp.Op.READDIRPLUS), (9, fp.Op.GETATTR)):
+        await k.volume.files.write(ino, size - 3, b"xyz")
+        if ask == fp.Op.LOOKUP:
+            raw = await k.call(fp.Op.LOOKUP, 1, b"f\0")
+            assert fp.ATTR.unpack_from(raw, fp.ENTRY_HEAD.size)[1] == size
+        elif ask == fp.Op.GETATTR:
+            assert (await k.getattr(ino))[1][1] == size
+        else:
+            fh = fp.OPEN_OUT.unpack(await k.call(fp.Op.OPENDIR, 1, fp.OPEN_IN.pack(0, 0)))[0]
+            raw = await k.call(ask, 1, fp.READ_IN.pack(fh, 2, 4096, 0, 0, 0, 0))
+            assert fp.ATTR.unpack_from(raw, fp.ENTRY_HEAD.size)[1] == size
+
+
 async def test_direct_and_buffered_handles_exclude_each_other(world: World) -> None:
     k = await mount(world)
     ino, fh, flags = await k.create(1, b"f", os.O_RDWR | os.O_DIRECT)
