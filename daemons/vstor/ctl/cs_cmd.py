@@ -54,11 +54,6 @@ def _ask(ctx: Context, **options: Any) -> dict[str, Any]:
     return value
 
 
-def _would_lose(value: dict[str, Any]) -> int:
-    lost = value.get("would_lose", 0)
-    return len(lost) if isinstance(lost, list) else int(lost)
-
-
 def rm_cs(ctx: Context) -> int:
     """Release a chunk server; with --wait until it is dropped. Safe to run again, and to interrupt."""
     args = ctx.args
@@ -68,18 +63,13 @@ def rm_cs(ctx: Context) -> int:
         value = _ask(ctx, cancel=True)
         ctx.emit({"cs_id": args.cs_id, **value}, f"CS#{args.cs_id} stays, state {value['state']}")
         return 0
-    plan = _ask(ctx, force=args.force, dry_run=True) if args.dry_run or args.force else {}
     if args.dry_run:
-        text = f"CS#{args.cs_id}: {plan.get('replicas_left', 0)} replicas to move, {_would_lose(plan)} chunks would be lost, nothing was changed"
+        plan = _ask(ctx, dry_run=True)
+        text = f"CS#{args.cs_id}: {plan['replicas_left']} replicas to move, {plan['would_lose']} chunks have no other one, nothing was changed"
         ctx.emit({"cs_id": args.cs_id, **plan}, text)
         return 0
-    if args.force and _would_lose(plan) and not args.accept_loss:
-        raise VstorError(
-            ErrorCode.UNSAFE,
-            f"forcing CS#{args.cs_id} out loses {_would_lose(plan)} chunks — leave out --force, or add --accept-loss to lose them",
-        )
     ctx.say(f"Removing CS#{args.cs_id} ...")
-    value = _ask(ctx, force=args.force)
+    value = _ask(ctx, force=args.force, accept_loss=args.accept_loss)
     shown = None
     while args.wait and value["state"] != "dropped":
         if value.get("replicas_left") != shown:
@@ -94,6 +84,21 @@ def rm_cs(ctx: Context) -> int:
         else f"CS#{args.cs_id} is {value['state']}, {value.get('replicas_left', 0)} replicas left; it is dropped when none is"
     )
     ctx.emit({"cs_id": args.cs_id, **value}, "" if args.quiet else text)
+    return 0
+
+
+def maintenance(ctx: Context) -> int:
+    """Announce that a chunk server goes away for a short time, or that this is over."""
+    args = ctx.args
+    on = args.switch == "on"
+    value = ctx.call_json(messages.CsMaintenance(cs_id=args.cs_id, on=on, dry_run=args.dry_run))
+    alone = (
+        f"; {value['sole_replicas']} chunks have no other replica and cannot be used meanwhile"
+        if value["sole_replicas"] and on
+        else ""
+    )
+    text = f"CS#{args.cs_id} is {'still ' if args.dry_run else ''}{value['state']}{alone}"
+    ctx.emit(value, "" if args.quiet else text)
     return 0
 
 
@@ -163,5 +168,21 @@ COMMANDS = (
             Opt("--cancel", action="store_true", help="keep a chunk server that is being released"),
         ),
         examples=("vstorctl -c test_cluster rm-cs --wait 1026", "vstorctl -c test_cluster rm-cs --dry-run 1026"),
+    ),
+    Command(
+        name="maintenance",
+        summary="announce a short absence of a chunk server",
+        description=(
+            "With on, nothing is copied while the chunk server is away, until it is back or the setting mds.wd.maintenance_tout is over. "
+            "With off the announcement ends. Tells how many chunks cannot be used while it is away."
+        ),
+        run=maintenance,
+        options=(
+            Opt("switch", choices=("on", "off"), metavar="on|off", help="on before it goes away, off when it is back"),
+            Opt("cs_id", metavar="CSID", type=server_id, help="id of the chunk server, see status"),
+            Opt("--dry-run", action="store_true", help="only tell, change nothing"),
+            BOOTSTRAP,
+        ),
+        examples=("vstorctl -c test_cluster maintenance on 1026",),
     ),
 )

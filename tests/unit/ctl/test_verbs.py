@@ -155,23 +155,28 @@ def test_rm_cs_without_wait(ctl: Ctl, cluster: FakeCluster) -> None:
     assert cluster.asked == [("c", messages.RemoveCs(cs_id=1026))]
 
 
-@pytest.mark.parametrize("would_lose", [3, [1, 2, 3]])
-def test_rm_cs_force_is_refused_when_chunks_would_be_lost(would_lose: Any, ctl: Ctl, cluster: FakeCluster) -> None:
-    cluster.answers[messages.RemoveCs] = {"state": "active", "replicas_left": 3, "would_lose": would_lose}
+def test_rm_cs_force(ctl: Ctl, cluster: FakeCluster) -> None:
+    cluster.answers[messages.RemoveCs] = VstorError(ErrorCode.UNSAFE, "3 chunks would be lost")
     result = ctl("-c", "c", "rm-cs", "--force", "1026")
-    assert result.code == 6
-    assert "loses 3 chunks" in result.err
-    assert all(body.dry_run for _, body in cluster.asked)
-    cluster.asked.clear()
-    assert ctl("-c", "c", "rm-cs", "--force", "--accept-loss", "1026").code == 0
-    assert [body.dry_run for _, body in cluster.asked] == [True, False]
+    assert (result.code, result.err) == (6, "vstorctl: 3 chunks would be lost — nothing was changed\n")
+    cluster.answers[messages.RemoveCs] = {"cs_id": 1026, "state": "dropped", "replicas_left": 3, "would_lose": 3}
+    assert ctl("-c", "c", "rm-cs", "--force", "--accept-loss", "1026").out == "Removing CS#1026 ...\ndone\n"
+    assert [(b.force, b.accept_loss) for _, b in cluster.asked] == [(True, False), (True, True)]
 
 
 def test_rm_cs_dry_run_and_cancel(ctl: Ctl, cluster: FakeCluster) -> None:
-    cluster.answers[messages.RemoveCs] = {"state": "active", "replicas_left": 3, "would_lose": 1}
-    assert "3 replicas to move, 1 chunks would be lost" in ctl("-c", "c", "rm-cs", "--dry-run", "1026").out
+    cluster.answers[messages.RemoveCs] = {"cs_id": 1026, "state": "normal", "replicas_left": 3, "would_lose": 1}
+    assert "3 replicas to move, 1 chunks have no other one" in ctl("-c", "c", "rm-cs", "--dry-run", "1026").out
     assert ctl("-c", "c", "rm-cs", "--cancel", "1026").code == 0
     assert [(b.dry_run, b.cancel, b.force) for _, b in cluster.asked] == [(True, False, False), (False, True, False)]
+
+
+def test_maintenance(ctl: Ctl, cluster: FakeCluster) -> None:
+    cluster.answers[messages.CsMaintenance] = {"cs_id": 1026, "state": "maintenance", "sole_replicas": 2}
+    assert "CS#1026 is maintenance; 2 chunks have no other replica" in ctl("-c", "c", "maintenance", "on", "1026").out
+    cluster.answers[messages.CsMaintenance] = {"cs_id": 1026, "state": "normal", "sole_replicas": 2}
+    assert ctl("-c", "c", "maintenance", "off", "CS#1026").out == "CS#1026 is normal\n"
+    assert [(b.cs_id, b.on) for _, b in cluster.asked] == [(1026, True), (1026, False)]
 
 
 def test_rm_mds(ctl: Ctl, cluster: FakeCluster) -> None:
