@@ -304,9 +304,10 @@ void cs_net_timer(struct cs *cs, uint64_t now_ms)
 		next = c->next;
 		if (c->dead)
 			continue;
-		int slow_hello = c->state != CS_CONN_OPEN && now_ms - c->began_ms > CS_HANDSHAKE_MS;
+		/* now_ms is of the start of this turn: what began later in it is younger than nothing. */
+		int slow_hello = c->state != CS_CONN_OPEN && now_ms > c->began_ms + CS_HANDSHAKE_MS;
 		/* Not one that waits for this server. */
-		int slow_frame = c->frame_ms && !c->in_starved && now_ms - c->frame_ms > CS_FRAME_MS;
+		int slow_frame = c->frame_ms && !c->in_starved && now_ms > c->frame_ms + CS_FRAME_MS;
 		if (slow_hello || slow_frame)
 			cs_conn_close(c);
 	}
