@@ -34,6 +34,7 @@
 #define CS_FILES_MAX 1024u /* open chunk files kept */
 #define CS_APPLY_RUNS 16u /* writes of a checkpoint in flight */
 #define CS_APPLY_BLOCKS 256u /* length of one of them */
+#define CS_FLOORS 16384u
 #define CS_EVENTS_MAX 1024u
 #define CS_OUT_BYTES_MAX (8ull << 20) /* replies waiting on one connection; above it its requests wait */
 #define CS_HANDSHAKE_MS 5000u
@@ -317,6 +318,12 @@ struct cs_sync {
 struct cs_conn;
 struct cs_listener;
 
+/* Versions ordered for chunks that are not here, by hash of the id (a later one takes the place of an earlier one). */
+struct cs_floor {
+	uint64_t chunk_id;
+	uint32_t version;
+};
+
 enum cs_state { CS_IDLE, CS_RUNNING, CS_STOPPING };
 
 struct cs_cmd { /* a control call */
@@ -366,6 +373,7 @@ struct cs {
 		uint8_t used, key[32];
 		uint64_t age;
 	} ticket_key[4];
+	struct cs_floor floor[CS_FLOORS];
 	uint64_t ticket_key_age;
 	int64_t time_offset_ms;
 	uint64_t serve_until_ms;
@@ -396,6 +404,10 @@ int cs_errno_status(int error); /* negative errno of the disk -> vst_error */
 void cs_crash(struct cs *cs); /* tests: free everything without writing, as if the process had died */
 
 /* cs_chunk.c: the chunks and their files */
+static inline struct cs_floor *cs_floor_slot(struct cs *cs, uint64_t chunk_id)
+{
+	return &cs->floor[(chunk_id * 0x9e3779b97f4a7c15ull >> 32) % CS_FLOORS];
+}
 struct cs_chunk *cs_chunk_find(struct cs *cs, uint64_t id);
 struct cs_chunk *cs_chunk_new(struct cs *cs, uint64_t id, uint32_t chunk_bytes, uint32_t version, uint32_t flags);
 void cs_chunk_gone(struct cs *cs, struct cs_chunk *c); /* out of the table; memory of its index is freed */

@@ -89,6 +89,12 @@ static uint8_t record_of(const struct cs_req *req)
 	}
 }
 
+static int make_file(struct cs *cs, struct cs_chunk *c)
+{
+	int rc = cs->j.error ? -EIO : c->loaded ? 0 : cs_chunk_blank(cs, c);
+	return rc < 0 ? rc : cs_chunk_open_file(cs, c, 1);
+}
+
 static void order_drained(struct cs_req *req)
 {
 	struct cs_chunk *c = req->c;
@@ -107,8 +113,13 @@ static void order_drained(struct cs_req *req)
 		cs_req_finish(req, VST_ERR_STALE);
 		return;
 	}
-	if (req->op == CS_SET_VERSION && req->version == c->version) {
+	if (req->op == CS_SET_VERSION && req->version == c->version && !c->unborn) {
 		cs_req_finish(req, 0);
+		return;
+	}
+	int rc = c->unborn ? make_file(req->cs, c) : 0;
+	if (rc < 0) {
+		cs_req_finish(req, cs_errno_status(rc));
 		return;
 	}
 	req->durable = 1;
@@ -128,11 +139,20 @@ static void begin_order(struct cs *cs, struct cs_cmd *cmd, struct cs_chunk *c, u
 	cs_drain(&cmd->req, order_drained);
 }
 
+/* Also of a chunk that exists only as an open handle with CREATE: it is made at the new version, so that writes of the
+ * old one are refused.  And one that is not here at all is remembered for the OPEN with an old CREATE ticket that may
+ * still come. */
 static void start_set_version(struct cs *cs, struct cs_cmd *cmd)
 {
-	struct cs_chunk *c = chunk_of(cs, cmd);
-	if (c)
+	struct cs_chunk *c = cs_chunk_find(cs, cmd->chunk_id);
+	if (c) {
 		begin_order(cs, cmd, c, CS_SET_VERSION);
+		return;
+	}
+	struct cs_floor *f = cs_floor_slot(cs, cmd->chunk_id);
+	if (f->chunk_id != cmd->chunk_id || f->version < cmd->version)
+		*f = (struct cs_floor){cmd->chunk_id, cmd->version};
+	cs_cmd_done(cs, cmd, VST_ERR_NO_CHUNK);
 }
 
 static void start_finish_sync(struct cs *cs, struct cs_cmd *cmd)
@@ -177,14 +197,6 @@ static void start_create(struct cs *cs, struct cs_cmd *cmd)
 		return;
 	}
 	c->unborn = 1;
-	int rc = cs->j.error ? -EIO : cs_chunk_blank(cs, c);
-	if (rc == 0)
-		rc = cs_chunk_open_file(cs, c, 1);
-	if (rc < 0) {
-		cs_chunk_drop_unborn(cs, c);
-		cs_cmd_done(cs, cmd, cs_errno_status(rc));
-		return;
-	}
 	begin_order(cs, cmd, c, CS_CREATE);
 }
 

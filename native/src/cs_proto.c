@@ -130,6 +130,11 @@ static int bind_handle(struct cs_conn *conn, struct cs_handle *h, const struct v
 	struct cs_chunk *c = cs_chunk_find(cs, t->chunk_id);
 
 	if (!c && (t->flags & VST_TICKET_FLAG_CREATE)) {
+		const struct cs_floor *f = cs_floor_slot(cs, t->chunk_id);
+		if (f->chunk_id == t->chunk_id && t->chunk_version < f->version) {
+			*version = f->version;
+			return VST_ERR_STALE;
+		}
 		c = cs_chunk_new(cs, t->chunk_id, t->chunk_bytes, t->chunk_version, 0);
 		if (!c)
 			return VST_ERR_BUSY;

@@ -317,12 +317,13 @@ static int arm(struct cs_ring *r, struct cs_watch *w, unsigned tag)
 		io_uring_prep_poll_add(sqe, w->fd, POLLOUT);
 	set_data(sqe, w, tag);
 	w->pending++;
+	w->in_armed |= tag == TAG_IN;
 	return 0;
 }
 
 int cs_watch_add(struct cs_ring *r, struct cs_watch *w)
 {
-	w->pending = w->closing = w->out_armed = 0;
+	w->pending = w->closing = w->in_armed = w->out_armed = 0;
 	if (r->mode == CS_RING_URING)
 		return arm(r, w, TAG_IN);
 	if (r->mode != CS_RING_POOL)
@@ -338,13 +339,24 @@ void cs_watch_want_out(struct cs_ring *r, struct cs_watch *w)
 		w->out_armed = 1;
 }
 
+/* The removal is answered too (TAG_NONE) and counts as pending: it can fail with EALREADY while the poll is just
+ * firing. */
 static void cancel(struct cs_ring *r, struct cs_watch *w, unsigned tag)
 {
 	struct io_uring_sqe *sqe = get_sqe(r);
 	if (!sqe)
-		return; /* the peer's end or shutdown(2) of the socket will end the poll as well */
+		return; /* cannot be: getting one submits those that wait */
 	io_uring_prep_poll_remove(sqe, (uint64_t)(uintptr_t)w | tag);
-	set_data(sqe, NULL, TAG_NONE);
+	set_data(sqe, w, TAG_NONE);
+	w->pending++;
+}
+
+static void cancel_armed(struct cs_ring *r, struct cs_watch *w)
+{
+	if (w->in_armed)
+		cancel(r, w, TAG_IN);
+	if (w->out_armed)
+		cancel(r, w, TAG_OUT);
 }
 
 void cs_watch_del(struct cs_ring *r, struct cs_watch *w)
@@ -353,9 +365,7 @@ void cs_watch_del(struct cs_ring *r, struct cs_watch *w)
 		return;
 	w->closing = 1;
 	if (r->mode == CS_RING_URING && w->pending) {
-		cancel(r, w, TAG_IN);
-		if (w->out_armed)
-			cancel(r, w, TAG_OUT);
+		cancel_armed(r, w);
 		return;
 	}
 	if (r->mode == CS_RING_POOL)
@@ -399,21 +409,25 @@ static void uring_io(struct cs_ring *r, struct cs_io *io, int res)
 
 static void uring_watch(struct cs_ring *r, struct cs_watch *w, unsigned tag, int res, unsigned flags)
 {
+	int ended = !(flags & IORING_CQE_F_MORE);
+
+	w->pending = (uint8_t)(w->pending - ended);
 	if (tag == TAG_OUT)
 		w->out_armed = 0;
-	if (!(flags & IORING_CQE_F_MORE))
-		w->pending--;
+	if (tag == TAG_IN && ended)
+		w->in_armed = 0;
 	if (w->closing) {
+		if (tag == TAG_NONE && res == -EALREADY)
+			cancel_armed(r, w);
 		if (!w->pending) {
 			w->next = r->gone;
 			r->gone = w;
 		}
 		return;
 	}
-	if (tag == TAG_IN && !(flags & IORING_CQE_F_MORE) && arm(r, w, TAG_IN) < 0)
-		res = POLLHUP; /* cannot happen with a submit in between; the reader will see the state of the socket */
+	if (tag == TAG_IN && ended)
+		arm(r, w, TAG_IN);
 	w->ready(w, tag == TAG_OUT ? CS_EV_OUT : CS_EV_IN);
-	(void)res;
 }
 
 static void uring_turn(struct cs_ring *r, int timeout_ms)
@@ -440,7 +454,7 @@ static void uring_turn(struct cs_ring *r, int timeout_ms)
 			void *p = (void *)(uintptr_t)(copy[i].user_data & ~(uint64_t)3);
 			if (tag == TAG_IO && p)
 				uring_io(r, p, copy[i].res);
-			else if (tag == TAG_IN || tag == TAG_OUT)
+			else if (p)
 				uring_watch(r, p, tag, copy[i].res, copy[i].flags);
 		}
 		if (n < BATCH)

@@ -30,7 +30,7 @@ struct cs_watch {
 	void (*gone)(struct cs_watch *w); /* after cs_watch_del: no more callbacks, memory may go */
 	struct cs_watch *next;
 	int fd;
-	uint8_t pending, closing, out_armed;
+	uint8_t pending, closing, in_armed, out_armed;
 };
 
 struct cs_ring;

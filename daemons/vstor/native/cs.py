@@ -241,14 +241,9 @@ class CsEngine:
         self, chunk_id: int, version: int, offset: int, data: bytes | bytearray | memoryview, durable: bool = False
     ) -> None:
         """Whole blocks; mod_version of the granules becomes `version`. Raises NO_CHUNK, BUSY, NO_SPACE, IO_ERROR, BAD_REQUEST."""
-        with memoryview(data) as view:
-            size = view.nbytes
-            raw = ffi.from_buffer(view)
-            _status(
-                lib.vst_cs_write(self._cs, chunk_id, version, offset, size, raw, durable),
-                f"write chunk {chunk_id} at {offset}",
-            )
-            ffi.release(raw)
+        with ffi.from_buffer(data) as raw:
+            result = lib.vst_cs_write(self._cs, chunk_id, version, offset, len(raw), raw, durable)
+        _status(result, f"write chunk {chunk_id} at {offset}")
 
     def repair(self, chunk_id: int, version: int, offset: int, data: bytes | bytearray | memoryview) -> int:
         """Write good data to the blocks of the range that are still quarantined, durably. Returns how many there were.
@@ -256,14 +251,9 @@ class CsEngine:
         Raises: STALE (the replica has another version), NO_CHUNK, BUSY, IO_ERROR, BAD_REQUEST.
         """
         mended = ffi.new("uint32_t *")
-        with memoryview(data) as view:
-            size = view.nbytes
-            raw = ffi.from_buffer(view)
-            _status(
-                lib.vst_cs_repair(self._cs, chunk_id, version, offset, size, raw, mended),
-                f"repair chunk {chunk_id} at {offset}",
-            )
-            ffi.release(raw)
+        with ffi.from_buffer(data) as raw:
+            result = lib.vst_cs_repair(self._cs, chunk_id, version, offset, len(raw), raw, mended)
+        _status(result, f"repair chunk {chunk_id} at {offset}")
         return int(mended[0])
 
     def punch(self, chunk_id: int, version: int, offset: int, length: int) -> None:
