@@ -26,7 +26,7 @@ CLUSTER_ID = "0123456789abcdef0123456789abcdef"
 CHUNK_BYTES = 4 << 20
 SESSION = 0x55
 KEY_ID = 3
-START_S = 30.0
+START_S = 15.0
 ROOT = Path(__file__).resolve().parents[2]
 
 

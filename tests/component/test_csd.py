@@ -8,15 +8,16 @@ import os
 import signal
 import socket
 import struct
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from vstor.clock import boottime_ms, unix_ms
 from vstor.codes_gen import ErrorCode
 from vstor.cs import repository
 from vstor.errors import VstorError
-from vstor.native.cl import Client, RawChunk
+from vstor.native.cl import Client, File, RawChunk
 from vstor.proto import messages as m
 from vstor.proto.tickets import session_key
 
@@ -25,6 +26,7 @@ from tests.component.csd_world import CHUNK_BYTES, SESSION, Csd, Mds, world
 CHUNK = 0xABC123
 WRITE, READ, SYNC = 2, 1, 3
 EXCLUSIVE = 2
+COMMIT = 10
 pytestmark = pytest.mark.timeout(120)
 
 
@@ -62,8 +64,25 @@ async def write(client: Client, mds: Mds, cs_ids: list[int], data: bytes, offset
     file.set_lease(EXCLUSIVE, 0)
     file.set_chunk(0, CHUNK, version, 1, True, cs_ids, mds.ticket(CHUNK, version, write=True, create=True))
     assert await asyncio.to_thread(file.io, WRITE, offset, len(data), bytearray(data)) == len(data)
-    assert await asyncio.to_thread(file.io, SYNC, 0, 0) == 0
+    assert await committing(client, file, asyncio.to_thread(file.io, SYNC, 0, 0)) == 0
     await asyncio.to_thread(file.close)
+
+
+async def committing(client: Client, file: File, work: Coroutine[Any, Any, int]) -> int:
+    """Await `work`, saying yes to every COMMIT that it waits for."""
+    loop = asyncio.get_running_loop()
+
+    def answer() -> None:
+        while (event := client.next_event()) is not None:
+            if event.kind == COMMIT:
+                file.take_dirty(16)
+                file.committed(event.cookie, 0)
+
+    loop.add_reader(client.event_fd, answer)
+    try:
+        return await work
+    finally:
+        loop.remove_reader(client.event_fd)
 
 
 async def read(client: Client, mds: Mds, cs_id: int, offset: int, length: int, version: int = 1) -> bytes:
