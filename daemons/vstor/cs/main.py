@@ -198,6 +198,10 @@ async def run_until_signal(
         await host.wait_stopped()
         raise VstorError(ErrorCode.IO_ERROR, "the data engine has stopped; see the log for the reason")
 
+    async def scrub() -> None:
+        await service.registered.wait()  # until then its configuration is not known
+        await scrubber.run_forever()
+
     async with asyncio.TaskGroup() as group:
         tasks = [
             group.create_task(work)
@@ -206,7 +210,7 @@ async def run_until_signal(
                 watch_engine(),
                 service.heartbeat_forever(),
                 service.report_forever(),
-                scrubber.run_forever(),
+                scrub(),
             )
         ]
         signal = await wait_for_signal()
