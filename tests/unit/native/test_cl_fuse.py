@@ -1,0 +1,250 @@
+"""The FUSE side of the client engine on a real mount (needs root and /dev/fuse), in-memory chunk servers behind it."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import random
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.minifuse import FLUSH, MiniFuse, fio
+from tests.helpers.minimds import CHUNK_BYTES, MiniMds
+from tests.unit.native.test_cl import cluster, noise, replicas_of
+from vstor.native import lib
+
+FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE = 1, 2
+READ, WRITE, FSYNC, FALLOCATE, LSEEK = 15, 16, 20, 43, 46
+
+
+@pytest.fixture
+def mds() -> Iterator[MiniMds]:
+    with cluster() as made:
+        yield made
+
+
+@pytest.fixture
+def fuse(mds: MiniMds, tmp_path: Path) -> Iterator[MiniFuse]:
+    point = tmp_path / "mnt"
+    point.mkdir()
+    with MiniFuse(mds, point) as mounted:
+        yield mounted
+
+
+def test_files_read_back_what_was_written(fuse: MiniFuse) -> None:
+    data = noise(3 * CHUNK_BYTES + 777)
+    path = fuse.point / "a"
+    path.write_bytes(data)
+    assert path.stat().st_size == len(data)
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        assert b"".join(iter(lambda: os.read(fd, 300_000), b"")) == data
+    finally:
+        os.close(fd)
+    assert {READ, WRITE, FSYNC} & set(fuse.seen) == set(), "data requests went to Python"
+    ino = fuse.names[b"a"]
+    for index in range(3):
+        assert set(replicas_of(fuse.mds, ino, index, 0, CHUNK_BYTES)) == {data[index * CHUNK_BYTES :][:CHUNK_BYTES]}
+
+
+def test_random_writes_on_many_handles(fuse: MiniFuse) -> None:
+    rng = random.Random(3)
+    expected = bytearray(500_000)
+    path = fuse.point / "r"
+    fds = [os.open(path, os.O_RDWR | os.O_CREAT, 0o644) for _ in range(4)]
+    try:
+        os.pwrite(fds[0], bytes(expected), 0)
+        for i in range(300):
+            offset, length = rng.randrange(490_000), rng.randrange(1, 10_000)
+            data = noise(length, i)
+            expected[offset : offset + length] = data
+            assert os.pwrite(rng.choice(fds), data, offset) == length
+            start = rng.randrange(480_000)
+            assert os.pread(rng.choice(fds), 20_000, start) == bytes(expected[start : start + 20_000])
+    finally:
+        for fd in fds:
+            os.close(fd)
+    assert path.read_bytes() == bytes(expected)
+
+
+def test_fsync_is_durable_and_committed(fuse: MiniFuse) -> None:
+    path = fuse.point / "s"
+    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        os.write(fd, noise(10_000))
+        ino = fuse.names[b"s"]
+        chunk = fuse.mds.inodes[ino].chunks[0]
+        assert not any(cs.chunks[chunk.chunk_id].synced for cs in fuse.mds.servers.values())
+        os.fsync(fd)
+        assert all(len(cs.chunks[chunk.chunk_id].synced) == 3 for cs in fuse.mds.servers.values())
+        assert fuse.mds.inodes[ino].committed == [(10_000, [0])]
+    finally:
+        os.close(fd)
+
+
+def test_o_dsync_writes_are_durable(fuse: MiniFuse) -> None:
+    fd = os.open(fuse.point / "d", os.O_RDWR | os.O_CREAT | os.O_DSYNC, 0o644)
+    try:
+        os.write(fd, noise(4096))
+        ino = fuse.names[b"d"]
+        chunk = fuse.mds.inodes[ino].chunks[0]
+        assert all(cs.chunks[chunk.chunk_id].synced for cs in fuse.mds.servers.values())
+        assert fuse.mds.inodes[ino].committed[0] == (4096, [0])
+    finally:
+        os.close(fd)
+
+
+def test_append_uses_the_engines_size(fuse: MiniFuse) -> None:
+    """The kernel's size may be old: what counts is the size when the write runs, and the caller hears of it."""
+    path = fuse.point / "l"
+    path.write_bytes(b"one\n")
+    ino = fuse.names[b"l"]
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND)
+    try:
+        fuse.files[ino].io(lib.VST_IO_WRITE, 4, 4, b"two\n")  # behind the kernel's back
+        os.write(fd, b"three\n")
+    finally:
+        os.close(fd)
+    size = fuse.files[ino].size
+    buf = bytearray(size)
+    fuse.files[ino].io(lib.VST_IO_READ, 0, size, buf)
+    assert bytes(buf) == b"one\ntwo\nthree\n"
+    event = fuse.mds.wait_event(lib.VST_EV_APPEND_MOVED)
+    assert (event.ino, event.offset, event.result) == (ino, 4, 6)
+
+
+def test_punch_and_seek(fuse: MiniFuse) -> None:
+    import ctypes
+
+    path = fuse.point / "p"
+    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        os.write(fd, noise(100_000))
+        libc = ctypes.CDLL(None, use_errno=True)
+        mode = FALLOC_PUNCH_HOLE | FALLOC_KEEP_SIZE
+        assert libc.fallocate(fd, mode, ctypes.c_long(4096), ctypes.c_long(50_000)) == 0
+        assert os.fstat(fd).st_size == 100_000
+        expected = noise(100_000)[:4096] + bytes(50_000) + noise(100_000)[54_096:]
+        assert os.pread(fd, 100_000, 0) == expected
+        assert os.lseek(fd, 500, os.SEEK_DATA) == 500
+        assert os.lseek(fd, 500, os.SEEK_HOLE) == 100_000
+        with pytest.raises(OSError) as caught:
+            os.lseek(fd, 100_000, os.SEEK_DATA)
+        assert caught.value.errno == errno.ENXIO
+        assert FALLOCATE not in fuse.seen
+        assert LSEEK not in fuse.seen
+        assert libc.fallocate(fd, 0, ctypes.c_long(0), ctypes.c_long(10)) == -1
+        assert FALLOCATE in fuse.seen, "the other modes are Python's"
+    finally:
+        os.close(fd)
+
+
+def test_truncate_and_sparse(fuse: MiniFuse) -> None:
+    path = fuse.point / "t"
+    path.write_bytes(noise(50_000))
+    os.truncate(path, 20_001)
+    os.truncate(path, 60_000)
+    assert path.read_bytes() == noise(50_000)[:20_001] + bytes(39_999)
+    path.write_bytes(b"new")
+    assert path.read_bytes() == b"new"
+
+
+def test_mmap(fuse: MiniFuse) -> None:
+    path = fuse.point / "m"
+    path.write_bytes(bytes(200_000))
+    code = "import mmap,sys; f=open(sys.argv[1],'r+b'); m=mmap.mmap(f.fileno(),0); m[100000:100005]=b'hello'; m.flush()"
+    subprocess.run([sys.executable, "-c", code, str(path)], check=True, timeout=30)
+    assert path.read_bytes()[99_999:100_006] == b"\0hello\0"
+
+
+def test_flush_goes_to_python_once_locks_are_held(fuse: MiniFuse, mds: MiniMds) -> None:
+    path = fuse.point / "k"
+    path.write_bytes(b"x")
+    assert FLUSH not in fuse.seen
+    fd = os.open(path, os.O_RDWR)
+    fh = max(fuse.handles)
+    fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    mds.client.fuse_bind(fh, fuse.files[fuse.names[b"k"]], 1 | 16)
+    os.close(fd)
+    assert FLUSH in fuse.seen
+
+
+def test_forgets_reach_python_in_batches(fuse: MiniFuse) -> None:
+    for i in range(20):
+        (fuse.point / f"f{i}").write_bytes(b"x")
+    Path("/proc/sys/vm/drop_caches").write_text("2")
+    fuse.wait_seen(42)
+    assert {ino for ino, count in fuse.forgotten if count >= 1} <= set(fuse.names.values())
+
+
+def test_touched_ranges_are_reported(fuse: MiniFuse) -> None:
+    path = fuse.point / "q"
+    path.write_bytes(noise(8192))
+    file = fuse.files[fuse.names[b"q"]]
+    assert file.take_touched() == [(0, 8192)]
+    assert file.take_touched() == []
+    for i in range(70):
+        with path.open("r+b") as f:
+            f.seek(i * 10)
+            f.write(b"y")
+    assert file.take_touched() is None
+    assert file.take_touched() == []
+
+
+def test_a_dead_server_stalls_only_for_a_moment(fuse: MiniFuse, mds: MiniMds) -> None:
+    path = fuse.point / "v"
+    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        os.write(fd, noise(10_000))
+        mds.servers[2].stop()
+        os.pwrite(fd, b"zz", 5)
+        os.fsync(fd)
+        assert mds.count_events(lib.VST_EV_REPLICA_FAILED) == 1
+    finally:
+        os.close(fd)
+    assert path.read_bytes()[:8] == noise(10_000)[:5] + b"zz" + noise(10_000)[7:8]
+
+
+def test_a_blocked_chunk_stalls_only_its_requests(fuse: MiniFuse, mds: MiniMds) -> None:
+    """P6: others on the same mount go on while one write waits for a map."""
+    import threading
+
+    stuck = fuse.point / "stuck"
+    stuck.write_bytes(noise(100))
+    ino = fuse.names[b"stuck"]
+    policy = mds.policy
+    mds.policy = lambda event: True if event.kind == lib.VST_EV_REPLICA_FAILED and event.ino == ino else policy(event)
+    mds.servers[1].faults.on_request = lambda f: (
+        8 if f.type == 6 and f.chunk_id == mds.inodes[ino].chunks[0].chunk_id else None
+    )
+    writer = threading.Thread(target=stuck.write_bytes, args=(noise(100, 2),))
+    writer.start()
+    mds.wait_event(lib.VST_EV_REPLICA_FAILED)
+    (fuse.point / "free").write_bytes(noise(CHUNK_BYTES))
+    assert (fuse.point / "free").read_bytes() == noise(CHUNK_BYTES)
+    assert stat.S_ISREG((fuse.point / "stuck").stat().st_mode)
+    assert writer.is_alive()
+    mds.servers[1].faults.on_request = None
+    mds.install(ino, 0)
+    writer.join(20)
+    assert not writer.is_alive()
+    assert stuck.read_bytes() == noise(100, 2)
+
+
+@pytest.mark.parametrize("direct", [False, True])
+def test_fio_verifies(mds: MiniMds, tmp_path: Path, direct: bool) -> None:
+    point = tmp_path / "mnt"
+    point.mkdir()
+    with MiniFuse(mds, point, open_flags=1 | 64 if direct else 0, bind_flags=32 if direct else 0):
+        options = ["--size=6m", "--verify=crc32c", "--ioengine=psync", "--fallocate=none", f"--direct={int(direct)}"]
+        fio(point / "f", "--rw=randwrite", "--bs=4k", *options)
+        fio(point / "g", "--rw=write", "--bsrange=4k-512k", "--end_fsync=1", *options)
+        options[2] = "--ioengine=libaio"
+        fio(point / "h", "--rw=randrw", "--bsrange=4k-64k", "--iodepth=16", *options)
