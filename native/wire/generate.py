@@ -255,6 +255,8 @@ def py_struct(s: Struct) -> list[str]:
         if f.count and not is_bytes:
             kind, default = "tuple[int, ...]", f"(0,) * {f.count}"
         comment = f"  # {f.doc}" if f.doc else ""
+        if f.name in ("count", "index"):  # methods of tuple
+            comment = "  # type: ignore[assignment]" + comment
         line = f"    {f.name}: {kind} = {default}{comment}"
         out.append(line if len(line) <= LINE_LENGTH else line.removesuffix(comment))
         packed.append(f"*self.{f.name}" if kind.startswith("tuple") else f"self.{f.name}")

@@ -31,7 +31,7 @@ class Event(NamedTuple):
     """struct vst_cl_event; the meaning of the fields depends on `kind` (client.h)."""
 
     kind: int
-    index: int
+    index: int  # type: ignore[assignment]
     ino: int
     chunk_id: int
     version: int

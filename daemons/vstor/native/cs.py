@@ -43,7 +43,7 @@ class Event(NamedTuple):
     error: int
     chunk_id: int
     offset: int
-    count: int
+    count: int  # type: ignore[assignment]
 
 
 class Replica(NamedTuple):

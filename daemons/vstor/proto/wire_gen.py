@@ -411,7 +411,7 @@ class PageCopies(NamedTuple):
 
     magic: int = 0  # VSTCOPYS
     generation: int = 0
-    count: int = 0  # copies that follow
+    count: int = 0  # type: ignore[assignment]  # copies that follow
     crc: int = 0
 
     def pack(self) -> bytes:
