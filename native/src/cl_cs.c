@@ -2,7 +2,6 @@
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
-#include <stdio.h>
 #include <sys/epoll.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -67,7 +66,7 @@ static int parse_address(const char *text, size_t len, struct cs_addr *out)
 		if (strlen(s + 5) >= sizeof un->sun_path || !s[5])
 			return -EINVAL;
 		un->sun_family = AF_UNIX;
-		snprintf(un->sun_path, sizeof un->sun_path, "%s", s + 5);
+		memcpy(un->sun_path, s + 5, strlen(s + 5));
 		out->len = sizeof *un;
 		return 0;
 	}

@@ -15,8 +15,9 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from tests.helpers.minimds import MiniMds
 from vstor.native import cl, lib
+
+from tests.helpers.minimds import MiniMds
 
 LOOKUP, FORGET, GETATTR, SETATTR, UNLINK, OPEN, STATFS, RELEASE = 1, 2, 3, 4, 10, 14, 17, 18
 GETXATTR, FLUSH, OPENDIR, READDIR, RELEASEDIR, GETLK, SETLK, SETLKW = 22, 25, 27, 28, 29, 31, 32, 33

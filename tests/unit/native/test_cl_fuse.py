@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from vstor.native import lib
 
 from tests.helpers.minifuse import FLUSH, MiniFuse, fio
 from tests.helpers.minimds import CHUNK_BYTES, MiniMds
 from tests.unit.native.test_cl import cluster, noise, replicas_of
-from vstor.native import lib
 
 FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE = 1, 2
 READ, WRITE, FSYNC, FALLOCATE, LSEEK = 15, 16, 20, 43, 46
