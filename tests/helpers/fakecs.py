@@ -157,7 +157,8 @@ class FakeCs:
         self.call(self._listen())
 
     def set_version(self, chunk_id: int, version: int) -> None:
-        self.chunks[chunk_id].version = version
+        if chunk_id in self.chunks:
+            self.chunks[chunk_id].version = version
 
     def data(self, chunk_id: int, offset: int, length: int) -> bytes:
         return self._read(self.chunks[chunk_id], offset, length)

@@ -9,14 +9,12 @@ import os
 import select
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from vstor.native import cl, lib
 from vstor.proto.tickets import make_ticket
-
-from tests.helpers.fakecs import FakeCs
 
 SESSION_ID = 77
 EXPIRY_MS = 1 << 42
@@ -46,8 +44,12 @@ class Inode:
 class MiniMds:
     """Context manager around a started client."""
 
-    def __init__(self, servers: list[FakeCs], ticket_key: bytes, *, replicas: int = 3, **client: Any) -> None:
+    def __init__(
+        self, servers: Sequence[Any], ticket_key: bytes, *, key_id: int = 1, replicas: int = 3, **client: Any
+    ) -> None:
+        """servers: FakeCs or RealCs. client: arguments of cl.Client."""
         self.servers = {cs.cs_id: cs for cs in servers}
+        self.key_id = key_id
         self.ticket_key = ticket_key
         self.replicas = replicas
         self.client = cl.Client(**client)
@@ -117,7 +119,7 @@ class MiniMds:
 
     def ticket(self, chunk: Chunk, chunk_bytes: int, *, write: bool = True) -> bytes:
         return make_ticket(
-            self.ticket_key, 1, session_id=SESSION_ID, chunk_id=chunk.chunk_id, chunk_version=chunk.version,
+            self.ticket_key, self.key_id, session_id=SESSION_ID, chunk_id=chunk.chunk_id, chunk_version=chunk.version,
             chunk_bytes=chunk_bytes, expiry_ms=EXPIRY_MS, write=write, create=chunk.void,
         )  # fmt: skip
 
@@ -148,8 +150,7 @@ class MiniMds:
         chunk.version += 1
         chunk.replicas = [i for i in chunk.replicas if i not in (without or set())]
         for cs_id in chunk.replicas:
-            if chunk.chunk_id in self.servers[cs_id].chunks:
-                self.servers[cs_id].set_version(chunk.chunk_id, chunk.version)
+            self.servers[cs_id].set_version(chunk.chunk_id, chunk.version)
 
     def give_key(self, cs_id: int) -> None:
         cs = self.servers[cs_id]
