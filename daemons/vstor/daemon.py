@@ -112,7 +112,14 @@ async def serve_metrics(path: Path, render: Callable[[], str]) -> asyncio.Server
 
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
-    server = await asyncio.start_unix_server(answer, path, limit=METRICS_REQUEST_BYTES_MAX)
+    # sun_path holds 107 bytes (unix(7)): the directory goes in by its descriptor.
+    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        server = await asyncio.start_unix_server(
+            answer, f"/proc/self/fd/{directory}/{path.name}", limit=METRICS_REQUEST_BYTES_MAX
+        )
+    finally:
+        os.close(directory)
     os.chmod(path, 0o660)
     return server
 
