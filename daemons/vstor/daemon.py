@@ -112,15 +112,17 @@ async def serve_metrics(path: Path, render: Callable[[], str]) -> asyncio.Server
 
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
-    # sun_path holds 107 bytes (unix(7)): the directory goes in by its descriptor.
+    # sun_path holds 107 bytes (unix(7)): bound by a short name in the directory's descriptor, then renamed.
     directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         server = await asyncio.start_unix_server(
-            answer, f"/proc/self/fd/{directory}/{path.name}", limit=METRICS_REQUEST_BYTES_MAX
+            answer, f"/proc/self/fd/{directory}/.m{os.getpid()}", limit=METRICS_REQUEST_BYTES_MAX
         )
     finally:
         os.close(directory)
-    os.chmod(path, 0o660)
+    bound = path.with_name(f".m{os.getpid()}")
+    os.chmod(bound, 0o660)
+    os.replace(bound, path)
     return server
 
 
