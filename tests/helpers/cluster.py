@@ -295,11 +295,13 @@ class Cluster:
             if not proc.running:
                 continue
             try:
+                if proc.name.startswith("mount") and proc.popen:  # it ends by itself when it is unmounted
+                    proc.popen.wait(20)
                 status = proc.stop()
                 if status != 0 and not (
                     status == -signal.SIGTERM and proc.name.startswith("etcd")
                 ):  # etcd raises the signal again when done
                     problems.append(f"{proc.name} ended with {status} on SIGTERM:\n{proc.tail()}")
-            except AssertionError as exc:
+            except (AssertionError, subprocess.TimeoutExpired) as exc:
                 problems.append(f"{exc}\n{proc.tail()}")
         assert not problems, "\n".join(problems)
