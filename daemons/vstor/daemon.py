@@ -110,20 +110,23 @@ async def serve_metrics(path: Path, render: Callable[[], str]) -> asyncio.Server
             open_connections -= 1
             writer.close()
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)
     # sun_path holds 107 bytes (unix(7)): bound by a short name in the directory's descriptor, then renamed.
-    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    short = f".m{os.getpid()}"
+    directory = _make_directory(path.parent)
     try:
-        server = await asyncio.start_unix_server(
-            answer, f"/proc/self/fd/{directory}/.m{os.getpid()}", limit=METRICS_REQUEST_BYTES_MAX
-        )
+        place = f"/proc/self/fd/{directory}/{short}"
+        server = await asyncio.start_unix_server(answer, place, limit=METRICS_REQUEST_BYTES_MAX)
+        os.chmod(short, 0o660, dir_fd=directory)
+        os.replace(short, path.name, src_dir_fd=directory, dst_dir_fd=directory)
     finally:
         os.close(directory)
-    bound = path.with_name(f".m{os.getpid()}")
-    os.chmod(bound, 0o660)
-    os.replace(bound, path)
     return server
+
+
+def _make_directory(path: Path) -> int:
+    """A descriptor of the directory, made when absent."""
+    path.mkdir(parents=True, exist_ok=True)
+    return os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
 async def wait_for_signal() -> signal.Signals:
@@ -163,7 +166,9 @@ def run(name: str, main: Callable[[], Awaitable[None]]) -> int:
         return 130
     except Exception as exc:
         log.critical("stopped by an internal error", exc_info=exc)
-        return complain(name, VstorError(ErrorCode.INTERNAL, f"internal error, see the log: {type(exc).__name__}: {exc}"))
+        return complain(
+            name, VstorError(ErrorCode.INTERNAL, f"internal error, see the log: {type(exc).__name__}: {exc}")
+        )
 
 
 def _first(group: BaseExceptionGroup[VstorError]) -> VstorError:

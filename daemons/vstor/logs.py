@@ -15,7 +15,9 @@ class _Formatter(logging.Formatter):
     converter = staticmethod(time.gmtime)
 
     def __init__(self, daemon: str) -> None:
-        super().__init__(f"%(asctime)s.%(msecs)03dZ %(levelname)s {daemon}[%(process)d] %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S")
+        super().__init__(
+            f"%(asctime)s.%(msecs)03dZ %(levelname)s {daemon}[%(process)d] %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S"
+        )
 
     def format(self, record: logging.LogRecord) -> str:
         return super().format(record).replace("\n", "\\n") if not record.exc_info else super().format(record)

@@ -33,7 +33,10 @@ def register(cluster: str, kind: str, id: str | int, path: str, **extra: Any) ->
     """Add or replace an entry. Durable on return; the same entry again writes nothing."""
     service = Service(cluster, kind, str(id), str(path), extra)
     file = paths.cluster_dir(cluster) / "services" / f"{kind}-{id}.json"
-    data = json.dumps({"format": 1, "kind": kind, "id": str(id), "path": str(path), "extra": extra}, indent=1).encode() + b"\n"
+    data = (
+        json.dumps({"format": 1, "kind": kind, "id": str(id), "path": str(path), "extra": extra}, indent=1).encode()
+        + b"\n"
+    )
     if not file.exists() or file.read_bytes() != data:
         paths.write_atomic(file, data)
     return service
@@ -55,5 +58,8 @@ def list_services(cluster: str | None = None) -> list[Service]:
                 item = json.loads(file.read_bytes())
                 found.append(Service(name, item["kind"], item["id"], item["path"], item.get("extra", {})))
             except (ValueError, KeyError, TypeError) as exc:
-                raise VstorError(ErrorCode.DAMAGED, f"{file}: not a service entry ({exc}); remove it and run make-mds or make-cs again for its directory") from exc
+                raise VstorError(
+                    ErrorCode.DAMAGED,
+                    f"{file}: not a service entry ({exc}); remove it and run make-mds or make-cs again for its directory",
+                ) from exc
     return sorted(found, key=lambda s: (KINDS.index(s.kind) if s.kind in KINDS else 9, s.cluster, s.id))

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 from drivers import Driver  # type: ignore[import-not-found]  # the harness puts it on the path
 
@@ -18,7 +19,7 @@ class VStor(Driver):  # type: ignore[misc]  # base class has no types
     """Same shape as the peers: three servers, three copies, everything on loopback; authenticated frames as by default."""
 
     name = "vstor"
-    durability = {
+    durability: ClassVar = {
         "write_ack": "on all 3 chunk servers' journals or chunk files by O_DIRECT (not flushed)",
         "fsync_ack": "journal and chunk files of all 3 flushed (fdatasync), size committed in etcd (fdatasync)",
         "metadata_ack": "etcd transaction committed (fdatasync)",

@@ -334,7 +334,7 @@ def test_fio_verify(mnt: Path, rw: str, direct: int, bs: str) -> None:
     done = subprocess.run(
         ["fio", "--name=v", f"--directory={mnt}", f"--rw={rw}", f"--direct={direct}", f"--{'bsrange' if '-' in bs else 'bs'}={bs}", f"--size={size}",
          "--ioengine=libaio", "--iodepth=16", "--verify=crc32c", "--do_verify=1", "--verify_fatal=1", "--end_fsync=1", "--randseed=5"],
-        capture_output=True, text=True, timeout=180,
+        capture_output=True, text=True, timeout=180, cwd=mnt,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
 

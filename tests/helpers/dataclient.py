@@ -14,7 +14,6 @@ import time
 from dataclasses import dataclass
 from typing import Any, Self
 
-from tests.helpers.fakecs import HEADER_BYTES, _Seal, pieces
 from vstor.native import crc32c
 from vstor.native.cs import CsEngine
 from vstor.proto import tickets
@@ -30,6 +29,8 @@ from vstor.proto.wire_gen import (
     Hello,
     HelloAck,
 )
+
+from tests.helpers.fakecs import HEADER_BYTES, _Seal, pieces
 
 SESSION = 77
 KEY_ID = 3

@@ -303,7 +303,7 @@ class DirEntry(_Body):
 
 
 class DirReply(_Body, tag=33):
-    """parent: ino of "..". """
+    """parent: ino of ".."."""
 
     entries: list[DirEntry]
     eof: bool

@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-from tests.helpers.dataclient import KEY_ID, MIB, CsServer, DataClient, make_frame
-from tests.helpers.fakecs import pieces
 from vstor.codes_gen import ErrorCode
 from vstor.errors import VstorError
 from vstor.proto.wire_gen import AuthMode, FrameType, Hello
+
+from tests.helpers.dataclient import KEY_ID, MIB, CsServer, DataClient, make_frame
+from tests.helpers.fakecs import pieces
 
 CHUNK = 4 * MIB
 BLOCK = 4096
