@@ -259,7 +259,7 @@ static int uring_prep(struct cs_ring *r, struct cs_io *io)
 	struct io_uring_sqe *sqe = get_sqe(r);
 	if (!sqe)
 		return 0;
-	uint8_t *at = io->buf + io->moved;
+	uint8_t *at = io->buf ? io->buf + io->moved : NULL; /* a sync has none */
 	unsigned n = (unsigned)(io->len - io->moved);
 	switch ((enum cs_io_op)io->op) {
 	case CS_IO_READ:
