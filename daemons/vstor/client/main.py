@@ -33,6 +33,7 @@ ANSWER_S_MAX = 30.0
 MAX_WRITE_BYTES = 1 << 20
 MAX_BACKGROUND = 256
 DRAIN_S_MAX = 60.0
+UNIX_PATH_BYTES_MAX = 107
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,14 @@ class Config:
         if "-" in plain or text != plain.replace("/", "-"):
             text += "-" + hashlib.sha256(os.fsencode(self.point)).hexdigest()[:8]
         return f"mount-{self.cluster}-{text}"
+
+    @property
+    def metrics_socket(self) -> Path:
+        """Named by the mount's id, or by a hash of it where unix(7) has no room for that."""
+        path = paths.run_dir() / f"{self.id}.metrics.sock"
+        if len(os.fsencode(path)) > UNIX_PATH_BYTES_MAX:
+            path = paths.run_dir() / f"mount-{hashlib.sha256(self.id.encode()).hexdigest()[:16]}.metrics.sock"
+        return path
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -230,17 +239,25 @@ async def serve(config: Config, told: daemon.Readiness, report: Report) -> None:
     mount = Mount(config)
     try:
         await mount.start()
-        server = await daemon.serve_metrics(
-            paths.run_dir() / f"{config.id}.metrics.sock", lambda: metrics.render(mount.operations)
-        )
+        server = await _serve_metrics(config, mount)
         told.ready()
         report.done(0, "")
         log.info("mounted cluster=%s point=%s session=%s", config.cluster, config.point, mount.volume.session.id)
         await mount.wait()
         told.stopping()
-        server.close()
+        if server is not None:
+            server.close()
     finally:
         await mount.close()
+
+
+async def _serve_metrics(config: Config, mount: Mount) -> asyncio.Server | None:
+    """A file system without metrics is better than none."""
+    try:
+        return await daemon.serve_metrics(config.metrics_socket, lambda: metrics.render(mount.operations))
+    except OSError as exc:
+        log.error("no metrics path=%s reason=%s", config.metrics_socket, exc)
+        return None
 
 
 class Report:

@@ -85,3 +85,15 @@ def test_report_reaches_the_one_who_waits(tmp_path: Path) -> None:
         os._exit(0)
     _, status = os.waitpid(pid, 0)
     assert os.waitstatus_to_exitcode(status) == 7
+
+
+def test_the_metrics_socket_has_a_path_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VSTOR_RUN", "/run/vstor")
+    short = main.Config("prod", "/mnt/vstor", 0, None, True, 1, (None, None, None), True, None, "info")
+    assert short.metrics_socket == Path("/run/vstor/mount-prod-mnt-vstor.metrics.sock")
+    long = main.Config("prod", "/mnt/" + "x" * 90, 0, None, True, 1, (None, None, None), True, None, "info")
+    assert len(str(long.metrics_socket)) <= main.UNIX_PATH_BYTES_MAX
+    assert (
+        long.metrics_socket
+        != main.Config("prod", "/mnt/y", 0, None, True, 1, (None,) * 3, True, None, "").metrics_socket
+    )
