@@ -10,6 +10,7 @@ import logging
 import os
 import pwd
 import re
+import signal
 import stat
 import sys
 from dataclasses import dataclass
@@ -163,6 +164,14 @@ def configure(args: argparse.Namespace) -> Config:
     return config
 
 
+def _ignore_signals() -> None:
+    """It is ending already: a second SIGTERM must not cut off the flushing, nor hit the moment when the loop has let go of its handlers."""
+    loop = asyncio.get_running_loop()
+    for sig in (signal.SIGTERM, signal.SIGINT):
+        loop.remove_signal_handler(sig)
+        signal.signal(sig, signal.SIG_IGN)
+
+
 class Mount:
     """The running file system."""
 
@@ -206,6 +215,7 @@ class Mount:
         await asyncio.wait({signalled, unmounted}, return_when=asyncio.FIRST_COMPLETED)
         for task in (signalled, unmounted):
             task.cancel()
+        _ignore_signals()
         if not self._closed.is_set():
             log.info("stopping on a signal point=%s", self.config.point)
             await self._unmount()
