@@ -59,7 +59,7 @@ setup: $(VENV)/stamp-dev ## packages and .venv for building, testing and linting
 
 build/stamp-native: $(PROGRAM_SOURCES) $(VENV)/stamp-up
 	@echo "native: building the C engine"
-	@$(MAKE) -C native -j$(JOBS) PY=$(PY) ext
+	@$(MAKE) -s -C native -j$(JOBS) PY=$(PY) ext
 	@mkdir -p build && touch $@
 
 .PHONY: native
@@ -143,7 +143,7 @@ lint-python: $(VENV)/stamp-dev
 
 lint-c: build/stamp-dev
 	@echo "lint: clang-format" && $(MAKE) -C native format-check
-	@echo "lint: warnings of gcc and clang" && $(MAKE) -C native -j$(JOBS) all && $(MAKE) -C native -j$(JOBS) B=build/clang CC=clang all
+	@echo "lint: warnings of gcc and clang" && $(MAKE) -s -C native -j$(JOBS) all && $(MAKE) -s -C native -j$(JOBS) B=build/clang CC=clang all
 
 lint-ansible: $(VENV)/stamp-dev
 	@echo "lint: yamllint" && $(BIN)/yamllint --strict .

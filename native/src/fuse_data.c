@@ -37,7 +37,7 @@ static void do_read(struct fuse *fu, const struct fuse_in_header *in, struct bin
 		return;
 	}
 	r->fuse_class = a->size <= FUSE_SMALL_BYTES ? BUF_SMALL : BUF_BIG;
-	r->fuse_buf = fuse_buf_get(fu, r->fuse_class);
+	r->fuse_buf = fuse_buf_get(fu, (enum buf_class)r->fuse_class);
 	if (!r->fuse_buf) {
 		refuse(fu, r, ENOMEM);
 		return;
@@ -228,5 +228,5 @@ void fuse_complete(struct req *r, int64_t result)
 		body = (struct iovec){&at, sizeof at};
 	}
 	fuse_answer(fu, r->cookie, error, &body, body.iov_len ? 1 : 0);
-	fuse_buf_put(fu, r->fuse_buf, r->fuse_class);
+	fuse_buf_put(fu, r->fuse_buf, (enum buf_class)r->fuse_class);
 }

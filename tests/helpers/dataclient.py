@@ -201,7 +201,7 @@ class DataClient:
 
     def granules(self, handle: int) -> list[tuple[int, int]]:
         data = bytes(self.call(FrameType.GRANULES, **self.fields(handle, 0, 0)).data)
-        return [pair for pair in struct.iter_unpack("<QQ", data)]
+        return list(struct.iter_unpack("<QQ", data))
 
 
 class CsServer:
