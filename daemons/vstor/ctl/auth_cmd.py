@@ -46,7 +46,7 @@ def bootstrap_list(cluster: str) -> list[str]:
     if not file.exists():
         return []
     lines = (line.split("#")[0].strip() for line in file.read_text(errors="replace").splitlines())
-    return [parse_address(line) for line in lines if line]
+    return list(dict.fromkeys(parse_address(line) for line in lines if line))
 
 
 def _answers(address: str) -> bool:

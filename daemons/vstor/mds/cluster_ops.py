@@ -29,6 +29,8 @@ from vstor.proto import messages as m
 log = logging.getLogger(__name__)
 
 MEMBER_ANSWER_S_MAX = 1.5
+LEARNER_S_MAX = 15.0  # a join waits so long for the member before it
+LEARNER_POLL_S = 0.2
 
 
 class ClusterOps:
@@ -102,10 +104,26 @@ class ClusterOps:
         """--initial-cluster for the new member, which is a learner now."""
         listed = await _call(etcd, "Cluster", "MemberList", rpc.MemberListRequest())
         if not any(peer_url in member.peerURLs for member in listed.members):
+            await self._wait_for_votes(etcd)
             await _call(etcd, "Cluster", "MemberAdd", rpc.MemberAddRequest(peerURLs=[peer_url], isLearner=True))
             listed = await _call(etcd, "Cluster", "MemberList", rpc.MemberListRequest())
         parts = [f"{member.name or name}={url}" for member in listed.members for url in member.peerURLs]
         return ",".join(parts)
+
+    async def _wait_for_votes(self, etcd: EtcdClient) -> None:
+        """etcd takes one learner at a time: the member that joined before gets its vote first. Raises UNSAFE when it is not in step in time."""
+        deadline_s = asyncio.get_running_loop().time() + LEARNER_S_MAX
+        while True:
+            listed = await _call(etcd, "Cluster", "MemberList", rpc.MemberListRequest())
+            waiting = [member for member in listed.members if member.isLearner]
+            if not waiting:
+                return
+            if asyncio.get_running_loop().time() >= deadline_s:
+                names = ", ".join(member.name or "that joined before" for member in waiting)
+                message = f"the MDS {names} does not run or is not in step yet; start it first, then run this again"
+                raise VstorError(ErrorCode.UNSAFE, message)
+            await self.promote_learners()
+            await asyncio.sleep(LEARNER_POLL_S)
 
     async def promote_learners(self) -> None:
         """Give a vote to each learner that has caught up; etcd refuses the others."""
