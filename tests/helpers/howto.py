@@ -49,7 +49,7 @@ class HowTo:
         self.base = base
         self.blocks = blocks(page.read_text())
         self.env = {
-            **os.environ,
+            **{name: value for name, value in os.environ.items() if not name.startswith(("VSTOR_", "PSTORAGE_"))},
             "PATH": f"{base / 'bin'}:{os.environ['PATH']}",
             "VSTOR_ETC": str(base / "etc/vstor"),
             "VSTOR_RUN": str(base / "run"),

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from vstor import services as registry
 from vstor.codes_gen import ErrorCode
 from vstor.ctl.address import parse_listen_address
 from vstor.ctl.attributes import TIER_MAX
@@ -83,6 +84,8 @@ def rm_cs(ctx: Context) -> int:
         if done
         else f"CS#{args.cs_id} is {value['state']}, {value.get('replicas_left', 0)} replicas left; it is dropped when none is"
     )
+    if done and any(s.kind == "cs" and s.id == str(args.cs_id) for s in registry.list_services(ctx.cluster)):
+        text += f"\nit was made on this node; end it: vstorctl -c {ctx.cluster} service forget {args.cs_id}"
     ctx.emit({"cs_id": args.cs_id, **value}, "" if args.quiet else text)
     return 0
 

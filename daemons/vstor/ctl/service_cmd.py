@@ -21,7 +21,7 @@ from vstor.ctl.spec import Command, Opt
 from vstor.errors import VstorError
 from vstor.services import Service
 
-ACTIONS = ("start", "stop", "restart", "status", "enable", "disable", "install", "exec")
+ACTIONS = ("start", "stop", "restart", "status", "enable", "disable", "forget", "install", "exec")
 NOT_RUNNING_EXIT = 3  # of a status command, LSB init script actions
 
 
@@ -70,6 +70,8 @@ def service(ctx: Context) -> int:
         return _status(ctx, manager, chosen)
     if action in ("enable", "disable"):
         return _enable(ctx, manager, chosen, action == "enable")
+    if action == "forget":
+        return _forget(ctx, manager, chosen)
     return _run(ctx, manager, chosen, action)
 
 
@@ -120,6 +122,22 @@ def _run(ctx: Context, manager: mgr.Manager, chosen: list[Service], action: str)
         ctx.warn(failure.message)
     if failures:
         raise VstorError(failures[-1].code, failures[-1].message)
+    return 0
+
+
+def _forget(ctx: Context, manager: mgr.Manager, chosen: list[Service]) -> int:
+    """Stop, and take out of the registry of this node. The repository stays as it is."""
+    if not ctx.args.what:
+        raise VstorError(ErrorCode.USAGE, "forget what? — name the services, as list-services shows them")
+    failures = mgr.stop(manager, chosen, ctx.say)
+    if failures:
+        raise failures[0]
+    for item in chosen:
+        manager.forget(item)
+        registry.unregister(item.cluster, item.kind, item.id)
+        ctx.say(f"{item.name}: forgotten, its data stay in {item.path}")
+    if ctx.json_wanted:
+        ctx.emit({"changed": [item.name for item in chosen]}, "")
     return 0
 
 
@@ -248,6 +266,7 @@ COMMANDS = (
             "with -c only on those of one cluster. start waits until each is ready and says what a daemon that failed said. "
             "Starting what runs and stopping what does not is no error. stop goes from clients to etcd and refuses while a mount is in use. "
             "systemd does the work where it is PID 1, an own supervisord elsewhere. enable and disable decide about the next boot. "
+            "forget stops a service that is removed from the cluster and takes it out of the list of this node; its data stay. "
             "install writes the init scripts vstor-mdsd, vstor-csd and vstor-client. "
             "exec KIND CLUSTER.ID runs the daemon in the place of vstorctl; units use it. "
             f"status ends with {NOT_RUNNING_EXIT} when something does not run."
@@ -258,7 +277,7 @@ COMMANDS = (
                 "action",
                 choices=ACTIONS,
                 metavar="ACTION",
-                help="start, stop, restart, status, enable, disable, install or exec",
+                help="start, stop, restart, status, enable, disable, forget, install or exec",
             ),
             Opt(
                 "what",

@@ -165,6 +165,21 @@ def test_enable_and_disable(base: Path, ctl: Ctl) -> None:
     assert len(starts(mds)) == 1
 
 
+def test_forget(base: Path, ctl: Ctl) -> None:
+    one, two = make(base, "cs", "1025"), make(base, "cs", "1026")
+    assert ctl("service", "start", "cs").code == 0
+    assert ctl("service", "enable", "cs").code == 0
+    assert ctl("service", "forget").code == 2
+    assert ctl("service", "forget", "1025").code == 0
+    assert not Path(f"/proc/{starts(one)[0]}").exists()
+    assert (one / "behaviour").exists()
+    assert [s["id"] for s in json.loads(ctl("list-services", "--format", "json").out)] == ["1026"]
+    assert sorted(p.name for p in (base / "etc/supervisor.d").iterdir()) == ["vstor-csd-c-1026.conf"]
+    assert sorted(p.name for p in (base / "etc/enabled").iterdir()) == ["cs-c-1026"]
+    assert ctl("service", "restart").code == 0
+    assert (len(starts(one)), len(starts(two))) == (1, 2)
+
+
 def test_json_tells_what_changed(base: Path, ctl: Ctl) -> None:
     make(base, "mds", "1")
     assert json.loads(ctl("service", "start", "--format", "json").out)["changed"] == ["mds-c-1"]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from vstor import paths
+from vstor import paths, services
 from vstor.codes_gen import ErrorCode
 from vstor.ctl import attributes, clusterpath, cs_cmd, event_cmd, passwords
 from vstor.errors import VstorError
@@ -146,6 +146,13 @@ def test_rm_cs_waits_until_dropped(ctl: Ctl, cluster: FakeCluster, monkeypatch: 
     result = ctl("-c", "c", "rm-cs", "--wait", "CS#1026")
     assert result.out == "Removing CS#1026 ...\n2 replicas left\n1 replicas left\ndone\n"
     assert result.code == 0
+
+
+def test_rm_cs_of_this_node_tells_how_to_end_it(ctl: Ctl, cluster: FakeCluster) -> None:
+    services.register("c", "cs", 1026, "/x")
+    cluster.answers[messages.RemoveCs] = {"state": "dropped", "replicas_left": 0, "would_lose": 0}
+    assert ctl("-c", "c", "rm-cs", "1026").out.endswith("vstorctl -c c service forget 1026\n")
+    assert "forget" not in ctl("-c", "c", "rm-cs", "1027").out
 
 
 def test_rm_cs_without_wait(ctl: Ctl, cluster: FakeCluster) -> None:
