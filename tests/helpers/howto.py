@@ -85,7 +85,7 @@ class HowTo:
         for block in self.blocks:
             script += [
                 f"at={block.line}",
-                f"echo '--- line {block.line}'",
+                f'echo "--- line {block.line} after $SECONDS s"',
                 "set -x",
                 place(block.text, self.base).rstrip(),
                 "{ set +x; } 2>/dev/null",
