@@ -24,20 +24,24 @@ def daemon_user() -> pwd.struct_passwd | None:
 
 
 def give_to_daemons(repository: Path | None, cluster: str) -> None:
-    """Make the repository (with all in it) and the cluster's configuration belong to the daemons' user. Symbolic links are not followed."""
+    """Make the repository, with all in it, and this node's key belong to the daemons' user. Symbolic links are not followed.
+
+    The rest of the cluster's configuration stays root's: root's tools believe it, and daemons only read it.
+    """
     user = daemon_user()
     if user is None:
         return
-    for root in (repository, paths.cluster_dir(cluster)):
-        if root is None or not root.is_dir():
-            continue
+    places = [paths.cluster_dir(cluster) / "node.key"]
+    if repository is not None:
+        places.append(repository)
+        places += [Path(where, name) for where, dirs, files in os.walk(repository) for name in dirs + files]
+    for place in places:
         try:
-            _chown(root, user)
-            for directory, names, files in os.walk(root):
-                for name in names + files:
-                    _chown(Path(directory, name), user)
+            _chown(place, user)
+        except FileNotFoundError:
+            continue  # an MDS that joins has its own, a daemon may have removed a file of its own meanwhile
         except OSError as exc:
-            raise from_os_error(exc, f"cannot give {root} to user {user.pw_name}") from exc
+            raise from_os_error(exc, f"cannot give {place} to user {user.pw_name}") from exc
 
 
 def let_daemons_make_files(directory: Path) -> bool:
