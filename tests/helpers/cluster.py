@@ -133,6 +133,7 @@ class Cluster:
             os.environ,
             PYTHONPATH=str(ROOT / "daemons"),
             PYTHONDONTWRITEBYTECODE="1",
+            PYTHONFAULTHANDLER="1",
             VSTOR_ETC=str(base / "etc"),
             VSTOR_RUN=str(base / "run"),
             VSTOR_LOG=str(base / "log"),

@@ -288,8 +288,11 @@ class RawChunk:
 
     def read_into(self, offset: int, buf: Any) -> bool:
         """Fill a writable buffer (at most io_bytes_max), checksums verified. True: the range is a hole (zeros)."""
-        target, hole = ffi.from_buffer(buf, require_writable=True), ffi.new("int *")
-        self._check(lib.vst_raw_read(self._client.handle, self._raw, offset, len(target), target, hole), "read")
+        hole = ffi.new("int *")
+        # Released before an exception's traceback can keep it: a memoryview that is collected while exported crashes CPython 3.11.
+        with ffi.from_buffer(buf, require_writable=True) as target:
+            result = lib.vst_raw_read(self._client.handle, self._raw, offset, len(target), target, hole)
+        self._check(result, "read")
         return bool(hole[0])
 
     def hash(self, offset: int, length: int) -> bytes:
