@@ -7,7 +7,6 @@ import pwd
 from pathlib import Path
 
 import pytest
-
 from vstor import paths
 from vstor.ctl import ownership
 
