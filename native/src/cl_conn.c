@@ -238,7 +238,11 @@ void conn_flush(struct cs *cs)
 
 	if (cs->fd < 0 || cs->state == CS_CONNECTING)
 		return;
-	if (cs->state == CS_READY)
+	if (cs->state == CS_READY && cs->renew && !cs->ninflight) {
+		cs_renew(cs);
+		return;
+	}
+	if (cs->state == CS_READY && !cs->renew)
 		pump(cs);
 	while (!list_empty(&cs->tx) && !cs->broken) {
 		struct msghdr msg = {.msg_iov = iov, .msg_iovlen = (size_t)build_iov(cs, iov)};

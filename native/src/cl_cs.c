@@ -139,10 +139,8 @@ static void run_set_cs(struct vst_cl *cl, struct cmd *c)
 	cs->refused = false;
 	if (((cs->key_suspect && !same_key) || other_session) && cs->state >= CS_HELLO && cs->state <= CS_READY) {
 		cs->key_suspect = false;
-		drop_connection(cs, VST_ERR_EXPIRED);
-		cs->state = CS_IDLE;
-		if (cs->naddr && !list_empty(&cs->waiting))
-			attempt(cs);
+		cs->renew = true;
+		conn_mark(cs);
 	}
 	if (!cs->naddr) {
 		if (cs->state == CS_NOKEY || cs->state == CS_BACKOFF) {
@@ -345,7 +343,7 @@ static void drop_connection(struct cs *cs, int status)
 	cs->tx_seal = cs->rx_seal = NULL;
 	cs->rpos = cs->rend = 0;
 	cs->direct = NULL;
-	cs->broken = false;
+	cs->broken = cs->renew = false;
 	cs->tx_off = 0;
 	handles_lost(cs);
 	while (!list_empty(&cs->tx)) {
@@ -371,7 +369,8 @@ void cs_fail(struct cs *cs, int status)
 		return;
 	drop_connection(cs, status);
 	if (was_ready) {
-		COUNT(cs->cl, reconnects, 1);
+		if (!atomic_load(&cs->cl->stopping))
+			COUNT(cs->cl, reconnects, 1);
 		cs->addr_at = 0;
 		cs->backoff_ms = 0;
 		cs_fail_waiting(cs, status);
@@ -390,6 +389,15 @@ void cs_fail(struct cs *cs, int status)
 	attempt(cs);
 }
 
+void cs_renew(struct cs *cs)
+{
+	drop_connection(cs, VST_ERR_EXPIRED);
+	cs->state = CS_IDLE;
+	cs->addr_at = 0;
+	if (cs->wanted || !list_empty(&cs->waiting))
+		attempt(cs);
+}
+
 void cs_timer(struct cs *cs)
 {
 	switch (cs->state) {
@@ -404,6 +412,7 @@ void cs_timer(struct cs *cs)
 			attempt(cs);
 		break;
 	case CS_NOKEY:
+		cs->need_cs_sent = false; /* the next that wants it asks again */
 		cs_fail_waiting(cs, CL_ST_NOKEY);
 		break;
 	case CS_READY:

@@ -389,4 +389,7 @@ void vst_cl_get_counters(vst_cl *cl, struct vst_cl_counters *out)
 
 	for (size_t i = 0; i < sizeof(*out) / sizeof(uint64_t); i++)
 		to[i] = __atomic_load_n(&from[i], __ATOMIC_RELAXED);
+	out->read_ns_max = __atomic_exchange_n(&cl->n.read_ns_max, 0, __ATOMIC_RELAXED);
+	out->write_ns_max = __atomic_exchange_n(&cl->n.write_ns_max, 0, __ATOMIC_RELAXED);
+	out->sync_ns_max = __atomic_exchange_n(&cl->n.sync_ns_max, 0, __ATOMIC_RELAXED);
 }

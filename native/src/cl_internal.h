@@ -123,6 +123,7 @@ struct cs {
 	bool local; /* has a unix address */
 	bool have_key, need_cs_sent, wanted;
 	bool refused; /* this key was */
+	bool renew; /* reconnect with the new key when nothing is in flight */
 	bool key_suspect; /* a request got EXPIRED: a new key replaces the session even while it lives */
 	uint64_t session_id, expiry_ms;
 	uint8_t key[32];
@@ -286,6 +287,7 @@ struct req {
 	/* FUSE */
 	void *fuse_buf; /* buffer to give back, and its class */
 	int fuse_class;
+	bool parked; /* counted as waiting */
 	bool touch, seek_hole;
 	uint32_t fuse_op;
 	uint64_t asked_off; /* where the kernel meant an append to go; LSEEK */
@@ -312,6 +314,7 @@ struct part {
 	int fatal; /* errno */
 	uint8_t crc_errors, attempts;
 	bool asked_map;
+	bool parked; /* counted as waiting */
 	bool on_lease, alone; /* alone: SYNC in a frame of its own, to know whose error it is */
 	uint64_t not_before_ms;
 	struct timer timer;
@@ -414,6 +417,13 @@ struct vst_cl {
 	struct fuse *fuse;
 	struct vst_cl_counters n; /* written by the engine thread, read with relaxed atomics */
 };
+/* Requests and parts that wait for Python: a gauge. */
+#define PARK(obj, cl, on)                                                                                              \
+	do {                                                                                                           \
+		if ((obj)->parked != (on))                                                                             \
+			COUNT(cl, parked, (on) ? 1 : -1);                                                              \
+		(obj)->parked = (on);                                                                                  \
+	} while (0)
 #define COUNT(cl, field, by) __atomic_fetch_add(&(cl)->n.field, (uint64_t)(by), __ATOMIC_RELAXED)
 
 /* cl_engine.c */
@@ -443,6 +453,7 @@ void cs_need_key(struct cs *cs);
 void cs_suspect_key(struct cs *cs); /* a request got EXPIRED: the session may be over */
 void cs_fail(struct cs *cs, int status); /* drop the connection, end its xfers */
 void cs_fail_waiting(struct cs *cs, int status);
+void cs_renew(struct cs *cs); /* nothing is in flight: reconnect with the new key */
 void cs_event(struct cs *cs, uint32_t epoll_events);
 void cs_timer(struct cs *cs);
 void cs_free(struct cs *cs);

@@ -39,10 +39,11 @@ bool lease_admit(struct req *r)
 
 	if (mode != VST_LEASE_NONE && (r->f->mode < mode || !lease_valid(r->f->cl))) {
 		list_add(&r->f->lease_reqs, &r->link);
-		COUNT(r->f->cl, parked, 1);
+		PARK(r, r->f->cl, true);
 		need_lease(r->f, r->writes);
 		return false;
 	}
+	PARK(r, r->f->cl, false);
 	count(r);
 	return true;
 }
@@ -93,7 +94,7 @@ void lease_park_part(struct part *p)
 	p->on_lease = true;
 	list_del(&p->link);
 	list_add(&r->f->lease_parts, &p->link);
-	COUNT(r->f->cl, parked, 1);
+	PARK(p, r->f->cl, true);
 	if (++r->lease_parked == r->parts)
 		lease_uncount(r);
 	need_lease(r->f, r->writes);

@@ -34,6 +34,7 @@ static bool stopping(const struct part *p)
 void part_queue(struct part *p)
 {
 	timer_cancel(p->req->f->cl, &p->timer);
+	PARK(p, p->req->f->cl, false);
 	list_del(&p->link);
 	list_add(&p->req->f->cl->run_parts, &p->link);
 }
@@ -68,6 +69,7 @@ void part_done(struct part *p, int error)
 	struct vst_cl *cl = r->f->cl;
 
 	timer_cancel(cl, &p->timer);
+	PARK(p, cl, false);
 	list_del(&p->link);
 	if (p->map)
 		cmap_unref(p->map);
@@ -105,7 +107,7 @@ void part_park(struct part *p)
 	}
 	list_del(&p->link);
 	list_add(&p->chunk->parked, &p->link);
-	COUNT(p->req->f->cl, parked, 1);
+	PARK(p, p->req->f->cl, true);
 }
 
 static uint64_t delay_ms(const struct part *p)

@@ -65,6 +65,7 @@ static void deliver(struct req *r, int64_t result)
 		break;
 	}
 	lease_uncount(r); /* after the answer: DRAINED says that all answers are out */
+	PARK(r, cl, false);
 	COUNT(cl, inflight, -1);
 	req_free(cl, r);
 	f->nreqs--;

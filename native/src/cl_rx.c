@@ -12,7 +12,7 @@ static void answered(struct cs *cs, struct xfer *x, const struct vst_frame *hdr,
 	cs->ninflight--;
 	cs->inflight_bytes -= x->hdr.data_len;
 	cs->progress_ms = cs->cl->now_ms;
-	if (!list_empty(&cs->waiting))
+	if (!list_empty(&cs->waiting) || cs->renew)
 		conn_mark(cs);
 	if (x->sent) {
 		xfer_end(x, hdr->status, hdr, data);

@@ -111,6 +111,7 @@ class FakeCs:
         self.ticket_key = ticket_key
         self.incarnation = 1000 * cs_id + 1
         self.unix = unix
+        self.expiry_min_ms = 0  # sessions and tickets that end before are over
         self.chunks: dict[int, Replica] = {}
         self.faults = Faults()
         self.requests: list[tuple[int, int, int]] = []  # type, chunk id, version, in order of arrival
@@ -225,7 +226,7 @@ class _Connection:
         self.handles: dict[int, tuple[int, Ticket]] = {}
         self.rx: _Seal | None = None
         self.tx: _Seal | None = None
-        self.session_id = 0
+        self.session_id = self.expiry_ms = 0
         self.tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
@@ -279,7 +280,7 @@ class _Connection:
         frame, _, data = await self._receive()
         assert frame.type == FrameType.HELLO
         hello = Hello.unpack(bytes(data))
-        self.session_id = hello.session_id
+        self.session_id, self.expiry_ms = hello.session_id, hello.expiry_ms
         key = self.cs.key_for(hello.session_id, hello.expiry_ms)
         if self.cs.faults.refuse_hello:
             self._reply(frame, self.cs.faults.refuse_hello)
@@ -334,6 +335,9 @@ class _Connection:
         replica = self.cs.chunks.get(ticket.chunk_id)
         if ticket.mac != signed or ticket.session_id != self.session_id:
             self._reply(frame, ErrorCode.DENIED)
+            return
+        if min(ticket.expiry_ms, self.expiry_ms) < self.cs.expiry_min_ms:
+            self._reply(frame, ErrorCode.EXPIRED)
             return
         if replica is None and ticket.flags & TicketFlag.CREATE:
             replica = self.cs.chunks[ticket.chunk_id] = Replica(ticket.chunk_version, ticket.chunk_bytes)

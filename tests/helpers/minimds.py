@@ -50,6 +50,7 @@ class MiniMds:
         """servers: FakeCs or RealCs. client: arguments of cl.Client."""
         self.servers = {cs.cs_id: cs for cs in servers}
         self.key_id = key_id
+        self.expiry_ms = EXPIRY_MS
         self.ticket_key = ticket_key
         self.replicas = replicas
         self.client = cl.Client(**client)
@@ -120,7 +121,7 @@ class MiniMds:
     def ticket(self, chunk: Chunk, chunk_bytes: int, *, write: bool = True) -> bytes:
         return make_ticket(
             self.ticket_key, self.key_id, session_id=SESSION_ID, chunk_id=chunk.chunk_id, chunk_version=chunk.version,
-            chunk_bytes=chunk_bytes, expiry_ms=EXPIRY_MS, write=write, create=chunk.void,
+            chunk_bytes=chunk_bytes, expiry_ms=self.expiry_ms, write=write, create=chunk.void,
         )  # fmt: skip
 
     def chunk(self, ino: int, index: int, *, make: bool) -> Chunk | None:
@@ -154,7 +155,7 @@ class MiniMds:
 
     def give_key(self, cs_id: int) -> None:
         cs = self.servers[cs_id]
-        self.client.set_cs(cs_id, [cs.address], SESSION_ID, EXPIRY_MS, cs.key_for(SESSION_ID, EXPIRY_MS))
+        self.client.set_cs(cs_id, [cs.address], SESSION_ID, self.expiry_ms, cs.key_for(SESSION_ID, self.expiry_ms))
 
     def _commit(self, event: cl.Event) -> None:
         inode = self.inodes[event.ino]

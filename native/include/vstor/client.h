@@ -97,9 +97,10 @@ int vst_cl_event_fd(const vst_cl *cl);
 int vst_cl_next_event(vst_cl *cl, struct vst_cl_event *ev); /* 1, 0 */
 
 struct vst_cl_counters {
-	uint64_t reads, writes, syncs, bytes_read, bytes_written, retries, replica_failures, bad_blocks, reconnects, parked, inflight;
+	uint64_t reads, writes, syncs, bytes_read, bytes_written, retries, replica_failures, bad_blocks, reconnects;
+	uint64_t parked, inflight; /* now: waiting for a map, a lease or the next attempt; all */
 	uint64_t fuse_requests, fuse_slow; /* slow: handed to Python */
-	uint64_t read_ns_sum, write_ns_sum, sync_ns_sum, read_ns_max, write_ns_max, sync_ns_max;
+	uint64_t read_ns_sum, write_ns_sum, sync_ns_sum, read_ns_max, write_ns_max, sync_ns_max; /* max: since the last reading */
 };
 void vst_cl_get_counters(vst_cl *cl, struct vst_cl_counters *out);
 

@@ -529,6 +529,38 @@ def test_a_server_that_does_not_know_the_key_is_not_trusted(mds: MiniMds) -> Non
     assert mds.result(cookie) == 10
 
 
+def test_sessions_are_renewed_without_disturbing_what_runs(mds: MiniMds) -> None:
+    """After an hour new chunks can no longer be opened under the old key; writes to open ones must not be taken for failed."""
+    file = mds.new_file()
+    file.io(WRITE, 0, 4096, noise(4096))
+    mds.expiry_ms = EXPIRY_MS + 1
+    for cs in mds.servers.values():
+        cs.expiry_min_ms = EXPIRY_MS + 1
+        cs.faults.delay_s = 0.02
+    cookies = [mds.submit(file, WRITE, i * 4096, 4096, noise(4096, i)) for i in range(100)]
+    other = mds.submit(file, WRITE, CHUNK_BYTES, 4096, noise(4096))
+    cookies += [mds.submit(file, WRITE, i * 4096, 4096, noise(4096, i)) for i in range(100, 200)]
+    assert mds.result(other) == 4096
+    assert all(mds.result(c) == 4096 for c in cookies)
+    assert mds.count_events(lib.VST_EV_REPLICA_FAILED) == 0
+    assert mds.client.counters()["reconnects"] == 0
+    assert read(file, 0, CHUNK_BYTES)[: 200 * 4096] == b"".join(noise(4096, i) for i in range(200))
+
+
+def test_counters_show_what_waits(mds: MiniMds) -> None:
+    file = mds.new_file(size=4096, lease=NONE)
+    cookies = [mds.submit(file, READ, 0, 10, bytearray(10)) for _ in range(3)]
+    mds.wait_event(lib.VST_EV_NEED_LEASE)
+    file.set_size(4096)  # waits for the engine, so that all three have been looked at
+    counters = mds.client.counters()
+    assert (counters["parked"], counters["inflight"]) == (3, 3)
+    file.set_lease(SHARED, 0)
+    assert [mds.result(c) for c in cookies] == [10, 10, 10]
+    file.set_size(4096)
+    counters = mds.client.counters()
+    assert (counters["parked"], counters["inflight"], counters["reads"]) == (0, 0, 3)
+
+
 def test_stop_ends_everything(mds: MiniMds) -> None:
     file = mds.new_file()
     file.io(WRITE, 0, 10, noise(10))
