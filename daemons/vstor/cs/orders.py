@@ -164,7 +164,21 @@ class OrderRunner:
     # --- the quick orders
 
     async def _set_version(self, order: m.OrderSetVersion) -> Copied:
-        await self._host.call(self._host.engine.set_version, order.chunk_id, order.version)
+        engine = self._host.engine
+        try:
+            await self._host.call(engine.set_version, order.chunk_id, order.version)
+            return Copied()
+        except VstorError as exc:
+            if exc.code != ErrorCode.NO_CHUNK or not order.create_bytes:
+                raise
+        try:
+            await self._host.call(engine.create, order.chunk_id, order.create_bytes, order.version, False)
+        except VstorError as exc:
+            if exc.code != ErrorCode.EXISTS:
+                raise
+            await self._host.call(
+                engine.set_version, order.chunk_id, order.version
+            )  # a client's first write was faster
         return Copied()
 
     async def _delete(self, order: m.OrderDelete) -> Copied:

@@ -177,8 +177,12 @@ def _compare(s: Step, cs_id: int, held: dict[int, tuple[int, int]], written: set
     for chunk_id in s.state.by_cs.get(cs_id, ()):
         if chunk_id not in held and chunk_id not in written:
             found = s.state.chunk_by_id(chunk_id)
-            if found is not None and not found[2].flags & VOID:
+            if found is None:
+                continue
+            if not found[2].flags & VOID:
                 s.core.lost.append((chunk_id, cs_id))
+            elif found[2].version > 1:
+                s.core.lower.append((chunk_id, cs_id))
 
 
 def report(s: Step, body: CsReport) -> Ok:

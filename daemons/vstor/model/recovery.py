@@ -167,7 +167,8 @@ class Recovery:
             self._later(s, chunk_id)
             return True
         if chunk.flags & VOID:
-            self._refill_void(s, inode, index, chunk)
+            # A raise makes it a chunk like any other, with all its replicas existing.
+            s.core.versions.start(s, ino, index, chunk, lambda step, n: step.core.tracker.again(n))
             return True
         busy = s.core.config.int("mds.repl.max_per_cs")
         sources = [r for r in chunk.replicas if s.core.servers.is_active(r) and s.core.servers.is_connected(r)]
@@ -216,24 +217,6 @@ class Recovery:
             candidates, 1, level=rule.domain, tier=rule.tier, taken=taken, key=chunk.id, seed=s.core.seed
         )  # fmt: skip
         return chosen[0] if chosen else None
-
-    def _refill_void(self, s: Step, inode: Inode, index: int, chunk: Chunk) -> None:
-        """A void chunk lost replicas while a client waits. A raise tells whether every replica left exists: then it has content and is copied
-        like any other; if one does not exist, nothing in it was ever acknowledged and a new replica needs no copy."""
-
-        def raised(step: Step, chunk_id: int) -> None:
-            found = versions.locate(step, chunk_id)
-            if found is None or not found[2].flags & VOID:
-                step.core.tracker.again(chunk_id)
-                return
-            target = self._choose_target(step, inode, found[2], 1 << 30)
-            if target is None:
-                self._later(step, chunk_id)
-                return
-            grown = found[2]._replace(replicas=(*found[2].replicas, target))
-            step.core.versions.start(step, found[0], found[1], grown)
-
-        s.core.versions.start(s, inode.ino, index, chunk, raised)
 
     # --- passes -------------------------------------------------------------------------------------------------
 

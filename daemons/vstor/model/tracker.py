@@ -113,8 +113,9 @@ class Tracker:
         idle = len(chunk.replicas) - len(silent) > policy.normal
         surplus = idle and len(known) >= policy.normal
         if chunk.flags & VOID:
+            # A version above 1: a raise was under way when the leader before fell; recovery finishes it.
             blocked = len(active) < policy.minimum and chunk.id in self.awaited
-            return ("pending" if blocked else "void"), blocked, False
+            return ("pending" if blocked else "void"), blocked or chunk.version > 1, False
         if len(active) < policy.minimum:
             state = "pending" if chunk.id in self.awaited else "blocked"
             return state, len(good) + (0 if state == "pending" else len(silent)) < policy.normal, False

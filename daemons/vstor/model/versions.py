@@ -23,7 +23,6 @@ class Raise:
     chunk_id: int
     version: int
     waiting: dict[int, int]  # cs id -> order id
-    absent: set[int] = field(default_factory=set)  # void chunk: replicas nobody has made yet
     then: list[Callable[[Step, int], None]] = field(default_factory=list)  # called with the chunk id
 
 
@@ -66,7 +65,7 @@ class Versions:
         timeout = 2 * s.core.config.int("mds.order.tout")
         state = self.raising[chunk.id] = Raise(chunk.id, raised.version, {}, then=follow)
         for cs_id in raised.replicas:
-            order = OrderSetVersion(chunk.id, raised.version)
+            order = self._order(s, ino, raised)
             state.waiting[cs_id] = s.core.orders.send(s, cs_id, order, self._callback(state), timeout)
         for cs_id in raised.replicas:
             if not s.core.servers.is_active(cs_id) and self.raising.get(chunk.id) is state:
@@ -74,17 +73,24 @@ class Versions:
                 self._answered(s, state, cs_id, ErrorCode.DISCONNECTED)
         return s.tx.chunk(ino, index) or raised
 
+    @staticmethod
+    def _order(s: Step, ino: int, chunk: Chunk) -> OrderSetVersion:
+        return OrderSetVersion(chunk.id, chunk.version, s.core.chunk_bytes(s, ino) if chunk.flags & VOID else 0)
+
     def raise_one(self, s: Step, chunk: Chunk, cs_id: int) -> None:
         """A replica in the map that only missed the order gets it again; if it fails that, it leaves the map."""
         if chunk.id in self.raising:
             return
 
         def done(step: Step, server: int, status: int, value: int, copied: int) -> None:
-            if status != ErrorCode.OK:
+            now = locate(step, chunk.id)
+            if status != ErrorCode.OK and now is not None and now[2].version == chunk.version:
                 drop_replica(step, chunk.id, {server})
 
         timeout = 2 * s.core.config.int("mds.order.tout")
-        s.core.orders.send(s, cs_id, OrderSetVersion(chunk.id, chunk.version), done, timeout)
+        found = locate(s, chunk.id)
+        if found is not None:
+            s.core.orders.send(s, cs_id, self._order(s, found[0], chunk), done, timeout)
 
     def _callback(self, state: Raise) -> Callable[[Step, int, int, int, int], None]:
         def done(s: Step, cs_id: int, status: int, value: int, copied: int) -> None:
@@ -101,13 +107,12 @@ class Versions:
             wake(s, state.chunk_id)
             return
         ino, index, chunk = found
-        if status == ErrorCode.NO_CHUNK and chunk.flags & VOID:
-            state.absent.add(cs_id)
-        elif status != ErrorCode.OK:
+        if status != ErrorCode.OK:
             self._failed(s, state, ino, index, chunk, cs_id, status)
             return
         state.waiting.pop(cs_id, None)
         if not state.waiting:
+            s.core.servers.wrote(chunk)
             self._finish(s, state, ino, index, chunk)
 
     def _failed(self, s: Step, state: Raise, ino: int, index: int, chunk: Chunk, cs_id: int, status: int) -> None:
@@ -117,13 +122,13 @@ class Versions:
             self.start(s, ino, index, chunk._replace(replicas=others))
             return
         # The last one that could be reached: its data is all there is. It gets the order again when it is back.
-        order = OrderSetVersion(chunk.id, state.version)
+        order = self._order(s, ino, chunk)
         state.waiting[cs_id] = s.core.orders.send(s, cs_id, order, self._callback(state))
 
     def _finish(self, s: Step, state: Raise, ino: int, index: int, chunk: Chunk) -> None:
         del self.raising[state.chunk_id]
-        if chunk.flags & VOID and not state.absent:
-            # Every replica exists, so acknowledged but not yet reported writes may be in it: it is worth copying from now on.
+        if chunk.flags & VOID:
+            # Every replica exists now, and acknowledged but not yet reported writes may be in them: it is a chunk like any other.
             s.tx.put_chunk(ino, index, chunk._replace(flags=chunk.flags & ~VOID))
             s.tx.inode(ino).used += 1
         for follow in state.then:

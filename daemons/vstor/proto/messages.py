@@ -612,8 +612,12 @@ class Source(_Body):
 
 
 class OrderSetVersion(_Body, tag=90):
+    """create_bytes > 0: the chunk may not have been written yet; where it is absent it is made, empty, at this version. So a late first
+    write under a ticket of an older version finds nothing to create and is refused."""
+
     chunk_id: int
     version: int
+    create_bytes: int = 0
 
 
 class OrderDelete(_Body, tag=91):

@@ -157,8 +157,11 @@ class Server:
     def execute(self, order: Any) -> tuple[int, int]:
         if isinstance(order, m.OrderSetVersion):
             if order.chunk_id not in self.chunks:
-                return ErrorCode.NO_CHUNK, 0
-            assert order.version >= self.chunks[order.chunk_id][0]
+                if not order.create_bytes:
+                    return ErrorCode.NO_CHUNK, 0
+                self.chunks[order.chunk_id] = [order.version, 0]
+            if order.version < self.chunks[order.chunk_id][0]:
+                return ErrorCode.STALE, 0
             self.chunks[order.chunk_id][0] = order.version
         elif isinstance(order, m.OrderDelete):
             for chunk_id in order.chunk_ids:
