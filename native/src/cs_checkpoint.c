@@ -36,6 +36,8 @@ static void end(struct cs *cs)
 				c->hole1 = c->ck_hole1;
 			c->ck_hole1 = c->ck_hole0 = 0;
 		}
+		if (!ck->failed)
+			c->applying = 0;
 		cs_chunk_clean(cs, c);
 		cs_chunk_unref(cs, c);
 	}
@@ -181,6 +183,7 @@ static void apply_start(struct cs *cs, struct cs_chunk *c, uint32_t b0, uint32_t
 		return;
 	}
 	a->busy = 1;
+	c->applying = 1;
 	cs->ck.busy++;
 	a->flock = (struct cs_lock){.b0 = b0, .b1 = b0 + n, .exclusive = 1, .granted = file_held};
 	if (cs_lock_get(&c->flocks, &a->flock))

@@ -141,24 +141,35 @@ static void put_bit(uint8_t *map, uint32_t i)
 	map[i / 8] = (uint8_t)(map[i / 8] | 1u << i % 8);
 }
 
+/* Is what the file holds in the block something else than its state says (unapplied data, a hole not punched yet)? */
+static int differs(const struct cs_chunk *c, uint32_t block)
+{
+	return cs_index_get(c, block) || (block >= c->hole0 && block < c->hole1) ||
+	       (block >= c->ck_hole0 && block < c->ck_hole1);
+}
+
 /* Old and new CRCs, so that after a crash each block is known by what it holds. 1: the log must be flushed before the
- * write. */
-static int put_intent(const struct cs_req *r, const struct cs_rec *rec, uint8_t *out)
+ * write. Replay knows the states a block went through, but not what the file held beneath unapplied data. So that the
+ * file never holds that any more once a second INTENT comes, a write over such a block goes through the disk's cache at
+ * once. */
+static int put_intent(struct cs_req *r, const struct cs_rec *rec, uint8_t *out)
 {
 	const struct cs_chunk *c = r->c;
 	uint8_t *written = out + 8 * (size_t)rec->n, *bad = written + (rec->n + 7) / 8;
-	/* Space that an unflushed PUNCH freed may hold data that is valid again when the power fails now. */
-	int flush = c->hole0 < rec->b0 + rec->n && rec->b0 < c->hole1;
+	int flush = 0;
 
+	r->through = r->durable | c->applying;
 	for (uint32_t i = 0; i < rec->n; i++) {
-		int state = cs_tab_state(c, rec->b0 + i);
-		uint32_t pair[2] = {cs_tab_crc(c, rec->b0 + i), rec->crc[i]};
+		uint32_t b = rec->b0 + i;
+		int state = cs_tab_state(c, b);
+		uint32_t pair[2] = {cs_tab_crc(c, b), rec->crc[i]};
 		memcpy(out + 8 * (size_t)i, pair, sizeof pair);
 		if (state != CS_UNWRITTEN)
 			put_bit(written, i);
 		if (state == CS_BAD)
 			put_bit(bad, i);
-		flush |= state != CS_UNWRITTEN;
+		r->through |= (uint8_t)differs(c, b);
+		flush |= state != CS_UNWRITTEN || r->through;
 	}
 	return flush;
 }
@@ -171,7 +182,7 @@ struct builder {
 	int flush;
 };
 
-static void put_record(struct builder *b, const struct cs_req *r, struct cs_rec *rec)
+static void put_record(struct builder *b, struct cs_req *r, struct cs_rec *rec)
 {
 	struct vst_journal_record h = {
 		.chunk_id = r->c->id,

@@ -104,6 +104,7 @@ struct cs_chunk {
 	uint8_t fenced; /* orders that wait for or work on it: an order waits for the requests in flight; new ones are
 			   refused as STALE */
 	uint8_t apply_failures;
+	uint8_t applying; /* a checkpoint changed the file, and the records it did that for are still in the log */
 	uint32_t refs; /* handles, checkpoint, commands: the struct lives */
 	uint32_t inflight; /* requests: it stays loaded */
 	int fd;
@@ -194,7 +195,8 @@ struct cs_req {
 	struct cs_buf *edge[2];
 	uint32_t edge_crc[2];
 	struct cs_rec recs[4];
-	uint8_t nrecs, create_first, has_intent, flush_first;
+	uint8_t nrecs, has_intent;
+	uint8_t through; /* the write in place goes through the disk's cache */
 	struct cs_io io;
 	uint64_t intent_pos, intent_seq;
 	struct cs_req *intent_next, *intent_prev;

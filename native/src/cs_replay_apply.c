@@ -289,9 +289,15 @@ static void resolve_block(struct cs_replay *r, struct cs_chunk *c, const struct 
 			cs_tab_write(cs, c, last->block, crc);
 			return;
 		}
-	/* Of several writes an earlier one may have been complete: then "was unwritten" is no valid state to go back
-	 * to. */
-	int old_state = n > 1 && it->old_state == CS_UNWRITTEN ? CS_BAD : it->old_state;
+	int old_state = it->old_state;
+	if (n > 1) {
+		/* A second write was begun when the first was complete, and that may have been flushed: older data in
+		 * the journal is no state to go back to (see put_intent), "unwritten" only when the file was never
+		 * written there. */
+		cs_index_drop(cs, c, last->block);
+		if (old_state == CS_UNWRITTEN && crc != vst_crc32c_zero_block())
+			old_state = CS_BAD;
+	}
 	if (!cs_resolve(cs, c, last->block, content, last->new_crc, old_state, it->old_crc))
 		bad_block(cs, c, last);
 }

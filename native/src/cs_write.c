@@ -330,7 +330,7 @@ static void in_place(struct cs_lock *lk)
 				 .fd = req->c->fd,
 				 .buf = (uint8_t *)(uintptr_t)rec->data,
 				 .len = (uint64_t)rec->n * CS_BLOCK,
-				 .dsync = req->durable,
+				 .dsync = req->through,
 				 .off = cs_chunk_data_off(req->c) + (uint64_t)rec->b0 * CS_BLOCK};
 	cs_ring_submit(req->cs->ring, &req->io);
 }
