@@ -133,7 +133,8 @@ class Writer:
         try:
             got = self.client.send(body)
         except VstorError as exc:
-            assert exc.code in (ErrorCode.NO_SERVERS, ErrorCode.LEASE_LOST, ErrorCode.STALE, ErrorCode.NO_SESSION), exc
+            if exc.code not in (ErrorCode.NO_SERVERS, ErrorCode.LEASE_LOST, ErrorCode.STALE, ErrorCode.NO_SESSION):
+                raise
             self.alive = self.alive and exc.code not in (ErrorCode.NO_SESSION, ErrorCode.LEASE_LOST)
             return
         if isinstance(got, Parked):
@@ -188,7 +189,8 @@ class Writer:
         try:
             self.client.call(m.Commit(self.ino, 1, 1, sorted(self.fresh)))
         except VstorError as exc:
-            assert exc.code in (ErrorCode.NO_SESSION, ErrorCode.LEASE_LOST), exc
+            if exc.code not in (ErrorCode.NO_SESSION, ErrorCode.LEASE_LOST):
+                raise
             self.alive = False
             return
         for index, numbers in self.fresh.items():
