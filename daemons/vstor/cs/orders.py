@@ -173,12 +173,11 @@ class OrderRunner:
                 raise
         try:
             await self._host.call(engine.create, order.chunk_id, order.create_bytes, order.version, False)
-        except VstorError as exc:
-            if exc.code != ErrorCode.EXISTS:
+        except VstorError as late:
+            if late.code != ErrorCode.EXISTS:
                 raise
-            await self._host.call(
-                engine.set_version, order.chunk_id, order.version
-            )  # a client's first write was faster
+            # A client's first write was faster.
+            await self._host.call(engine.set_version, order.chunk_id, order.version)
         return Copied()
 
     async def _delete(self, order: m.OrderDelete) -> Copied:
