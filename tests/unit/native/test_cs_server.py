@@ -170,10 +170,10 @@ def test_a_version_ordered_before_the_first_write_fences_too(server: CsServer, c
 def test_set_version_waits_for_writes_in_flight(server: CsServer, client: DataClient) -> None:
     assert client.open(0, 9, 1, CHUNK, create=True) == 0
     count = 64
-    for i in range(count):
-        client.send_write(0, i * BLOCK, bytes([i]) * BLOCK)
+    sent = {client.send_write(0, i * BLOCK, bytes([i]) * BLOCK): i for i in range(count)}
     server.engine.set_version(9, 2)
-    written = [i for i in range(count) if client.receive().status == 0]
+    replies = [client.receive() for _ in range(count)]  # in any order: refusals overtake writes
+    written = [sent[reply.frame.request_id] for reply in replies if reply.status == 0]
     before = server.engine.read(9, 0, MIB)
     assert client.open(0, 9, 2, CHUNK) == 0
     assert client.read(0, 0, MIB) == (before or bytes(MIB))
