@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vstor.native import cl, lib
-from vstor.proto.tickets import make_ticket
+from vstor.proto.tickets import make_ticket, session_key
 
 SESSION_ID = 77
 EXPIRY_MS = 1 << 42
@@ -51,6 +51,7 @@ class MiniMds:
         self.servers = {cs.cs_id: cs for cs in servers}
         self.key_id = key_id
         self.expiry_ms = EXPIRY_MS
+        self.cs_keys: dict[int, bytes] = {}  # what the MDS takes for a server's key, where that differs from the truth
         self.ticket_key = ticket_key
         self.replicas = replicas
         self.client = cl.Client(**client)
@@ -155,7 +156,9 @@ class MiniMds:
 
     def give_key(self, cs_id: int) -> None:
         cs = self.servers[cs_id]
-        self.client.set_cs(cs_id, [cs.address], SESSION_ID, self.expiry_ms, cs.key_for(SESSION_ID, self.expiry_ms))
+        known = self.cs_keys.get(cs_id)
+        key = session_key(known, SESSION_ID, self.expiry_ms) if known else cs.key_for(SESSION_ID, self.expiry_ms)
+        self.client.set_cs(cs_id, [cs.address], SESSION_ID, self.expiry_ms, key)
 
     def _commit(self, event: cl.Event) -> None:
         inode = self.inodes[event.ino]

@@ -518,7 +518,7 @@ def test_a_refused_key_is_asked_for_again(mds: MiniMds) -> None:
 def test_a_server_that_does_not_know_the_key_is_not_trusted(mds: MiniMds) -> None:
     """Its HELLO_ACK cannot be right: no data goes to it."""
     impostor = mds.servers[1]
-    real = impostor.cs_key
+    real = mds.cs_keys[1] = impostor.cs_key  # what the MDS knows, also when it is asked again
     mds.give_key(1)
     impostor.cs_key = os.urandom(32)
     file = mds.new_file()
