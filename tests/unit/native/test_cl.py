@@ -265,30 +265,6 @@ def test_a_write_survives_a_failing_replica(mds: MiniMds, how: str) -> None:
     assert set(replicas_of(mds, 1, 0, 0, 50_000)) == {data}
 
 
-def test_writes_wait_for_a_newer_map(mds: MiniMds) -> None:
-    held: list[cl.Event] = []
-
-    def policy(event: cl.Event) -> bool:
-        if event.kind == lib.VST_EV_REPLICA_FAILED:
-            held.append(event)
-            return True
-        return False
-
-    file = mds.new_file()
-    file.io(WRITE, 0, 4096, noise(4096))
-    mds.policy = policy
-    victim = mds.servers[2]
-    victim.stop()
-    cookie = mds.submit(file, WRITE, 0, 4096, noise(4096, 5))
-    mds.wait_event(lib.VST_EV_REPLICA_FAILED)
-    assert read(file, 8192, 10) == b""
-    assert cookie not in mds.done
-    victim.start()
-    mds.install(1, 0)  # the same version again: try once more
-    assert mds.result(cookie) == 4096
-    assert set(replicas_of(mds, 1, 0, 0, 4096)) == {noise(4096, 5)}
-
-
 def test_a_full_server_makes_writers_wait(mds: MiniMds) -> None:
     file = mds.new_file()
     file.io(WRITE, 0, 4096, noise(4096))
@@ -545,20 +521,6 @@ def test_sessions_are_renewed_without_disturbing_what_runs(mds: MiniMds) -> None
     assert mds.count_events(lib.VST_EV_REPLICA_FAILED) == 0
     assert mds.client.counters()["reconnects"] == 0
     assert read(file, 0, CHUNK_BYTES)[: 200 * 4096] == b"".join(noise(4096, i) for i in range(200))
-
-
-def test_counters_show_what_waits(mds: MiniMds) -> None:
-    file = mds.new_file(size=4096, lease=NONE)
-    cookies = [mds.submit(file, READ, 0, 10, bytearray(10)) for _ in range(3)]
-    mds.wait_event(lib.VST_EV_NEED_LEASE)
-    file.set_size(4096)  # waits for the engine, so that all three have been looked at
-    counters = mds.client.counters()
-    assert (counters["parked"], counters["inflight"]) == (3, 3)
-    file.set_lease(SHARED, 0)
-    assert [mds.result(c) for c in cookies] == [10, 10, 10]
-    file.set_size(4096)
-    counters = mds.client.counters()
-    assert (counters["parked"], counters["inflight"], counters["reads"]) == (0, 0, 3)
 
 
 def test_stop_ends_everything(mds: MiniMds) -> None:
