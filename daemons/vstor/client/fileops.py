@@ -217,6 +217,7 @@ class FileOperations(Operations):
         head = bytes(fp.ENTRY_OUT_BYTES)
         if self._with_attr(entry):
             inode = self.table.need(entry.ino)
+            # No validity of the name: the kernel stamps it with the epoch in which it reads this, not with that of its question.
             head = fp.entry_out(self.shown(inode), 0, self.attr_valid_ms(inode))
         return fp.direntplus(head, entry.ino, entry.cookie, entry.type, entry.name)
 

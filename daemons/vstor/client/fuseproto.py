@@ -73,8 +73,7 @@ class Notify(IntEnum):
     """enum fuse_notify_code."""
 
     INVAL_INODE = 2
-    INVAL_ENTRY = 3
-    DELETE = 6
+    INC_EPOCH = 8  # from Linux 6.16 on
 
 
 # fuse_setattr_in.valid
@@ -120,7 +119,6 @@ GETXATTR = struct.Struct("<II")
 SETXATTR_IN_COMPAT = struct.Struct("<II")  # without FUSE_SETXATTR_EXT
 U64 = struct.Struct("<Q")
 INVAL_INODE_OUT = struct.Struct("<Qqq")
-INVAL_ENTRY_OUT = struct.Struct("<QII")
 FORGET_ONE = struct.Struct("<QQ")
 WRITE_OUT = struct.Struct("<II")
 
@@ -196,6 +194,12 @@ def entry_out(a: Attr, entry_valid_ms: int, attr_valid_ms: int) -> bytes:
     return ENTRY_HEAD.pack(a.ino, a.generation, es, as_, em * 1_000_000, am * 1_000_000) + attr(a)
 
 
+def no_entry_out(entry_valid_ms: int) -> bytes:
+    """struct fuse_entry_out for a name that does not exist, to be remembered."""
+    s, ms = divmod(max(0, entry_valid_ms), 1000)
+    return ENTRY_HEAD.pack(0, 0, s, 0, ms * 1_000_000, 0) + bytes(ATTR.size)
+
+
 def attr_out(a: Attr, attr_valid_ms: int) -> bytes:
     """struct fuse_attr_out."""
     s, m = divmod(max(0, attr_valid_ms), 1000)
@@ -253,8 +257,3 @@ def direntplus(entry: bytes, ino: int, cookie: int, type_: int, name: bytes) -> 
 def inval_inode(ino: int, offset: int, length: int) -> bytes:
     """Body of NOTIFY_INVAL_INODE. offset < 0: attributes only; length <= 0: to the end."""
     return INVAL_INODE_OUT.pack(ino, offset, length)
-
-
-def inval_entry(parent: int, name: bytes) -> bytes:
-    """Body of NOTIFY_INVAL_ENTRY."""
-    return INVAL_ENTRY_OUT.pack(parent, len(name), 0) + name + b"\0"

@@ -13,7 +13,7 @@ from vstor.client import fuseproto as fp
 
 log = logging.getLogger(__name__)
 
-THREADS_MAX = 16  # one notification blocks as long as a page is locked or a directory is being changed
+THREADS_MAX = 16  # one notification blocks as long as a page is locked
 # A reply that names an inode may have been written but not yet been used by the kernel: the notification then finds nothing.
 UNKNOWN_RETRIES_S = (0.001, 0.01, 0.1)
 
@@ -27,8 +27,10 @@ class KernelCache(Protocol):
     async def drop_pages(self, ino: int, offset: int = 0, length: int = 0) -> bool:
         """Write back and drop pages (length 0: to the end) and attributes. False when some could not be dropped."""
 
-    async def drop_entry(self, parent: int, name: bytes) -> None:
-        """The name is no longer what it was."""
+    names_cached: bool  # names may be given a time of validity, because drop_names can take it back
+
+    def drop_names(self) -> None:
+        """No name is to be believed any more without asking. At once, does not block."""
 
     def close(self) -> None:
         """Nothing is told any more."""
@@ -37,13 +39,15 @@ class KernelCache(Protocol):
 class NoKernel:
     """No cache, nothing to drop."""
 
+    names_cached = False
+
     async def drop_attr(self, ino: int, *, known: bool) -> None:
         return
 
     async def drop_pages(self, ino: int, offset: int = 0, length: int = 0) -> bool:
         return True
 
-    async def drop_entry(self, parent: int, name: bytes) -> None:
+    def drop_names(self) -> None:
         return
 
     def close(self) -> None:
@@ -51,13 +55,14 @@ class NoKernel:
 
 
 class FuseKernel:
-    """Notifications to the kernel from a small pool of threads, because they can block on page and directory locks.
+    """Notifications to the kernel from a small pool of threads, because they can block on page locks.
 
     `notify(code, body)` gives 0 or a negative errno (vst_fuse_notify).
     """
 
     def __init__(self, notify: Callable[[int, bytes], int]) -> None:
         self._notify = notify
+        self.names_cached = False
         self._pool = ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="fuse-notify")
         self.sent = 0
 
@@ -89,5 +94,18 @@ class FuseKernel:
             result = await self._tell(fp.Notify.INVAL_INODE, body)
         return result
 
-    async def drop_entry(self, parent: int, name: bytes) -> None:
-        await self._tell(fp.Notify.INVAL_ENTRY, fp.inval_entry(parent, name))
+    def probe(self) -> None:
+        """Once the file system is mounted: what can this kernel do?
+
+        Taking a name back by FUSE_NOTIFY_INVAL_ENTRY waits for the lock of its directory, which the kernel holds while a request of ours
+        on that directory waits for the MDS; that may be waiting for another client in the same position.  So names are cached in the
+        kernel only where their epoch can be ended without a lock.
+        """
+        self.names_cached = self._notify(fp.Notify.INC_EPOCH, b"") == 0
+
+    def drop_names(self) -> None:
+        if self.names_cached:
+            self.sent += 1
+            result = self._notify(fp.Notify.INC_EPOCH, b"")
+            if result < 0:
+                log.error("kernel does not drop names errno=%s", -result)

@@ -35,6 +35,7 @@ DROP_ROUNDS_MAX = 3
 LATE_PAGES_S_MAX = 0.2  # a page locked by a request that now waits for the lease is left to that request
 BACKOFF_S_MIN, BACKOFF_S_MAX = 0.02, 1.0
 DIRTY_INDEXES_MAX = 4096
+KERNEL_NAMES_MAX = 500_000
 
 
 def collect(inode: Inode) -> None:
@@ -59,10 +60,7 @@ class Leases:
 
     def __init__(self, table: InodeTable, session: Session, engine: Engine, kernel: KernelCache, tasks: Tasks) -> None:
         self.table, self.session, self.engine, self.kernel, self.tasks = table, session, engine, kernel, tasks
-        self.kernel_names: dict[int, set[bytes]] = {}  # names the kernel may use without asking, by directory
-        self.mutating: dict[
-            int, int
-        ] = {}  # directories in which a change of ours is on its way: the kernel has them locked
+        self.kernel_names: set[tuple[int, bytes]] = set()  # what the kernel may use without asking
         self.on_idle_invalid: Callable[[Inode], None] = lambda _inode: (
             None
         )  # an open file without handles: was it deleted?
@@ -209,7 +207,8 @@ class Leases:
         else:
             self.table.lower(inode, target)
         if target == NONE:
-            await self._drop_kernel_names(inode)
+            if inode.is_dir:
+                self.drop_kernel_names()
             await self.kernel.drop_attr(inode.ino, known=inode.nlookup > 0)
         return target
 
@@ -259,35 +258,32 @@ class Leases:
         inode = self.table.get(body.ino)
         if inode is not None:
             inode.attr_valid = False
-            if inode.lease == CACHE and not inode.is_dir:
+            if inode.lease == CACHE and not (inode.is_dir or body.names):
                 inode.lease = NONE  # a directory keeps its other names, a file's CACHE ends with the answer
             if inode.opened and not inode.handles:
                 self.on_idle_invalid(inode)
         for name in body.names:
             self.table.drop_entry(body.ino, name)
-        self.tasks.spawn(self._tell_kernel(body), f"invalidate-{body.ino}")
+        if any((body.ino, name) in self.kernel_names for name in body.names):
+            self.drop_kernel_names()
+        self.tasks.spawn(self._invalidated(body), f"invalidate-{body.ino}")
 
-    async def _tell_kernel(self, body: m.Invalidate) -> None:
+    async def _invalidated(self, body: m.Invalidate) -> None:
         inode = self.table.get(body.ino)
         if inode is not None:
             await self.kernel.drop_attr(body.ino, known=inode.nlookup > 0)
-        known = self.kernel_names.get(body.ino, set())
-        for name in body.names:
-            if name not in known:
-                continue
-            known.discard(name)
-            drop = self.tasks.spawn(self.kernel.drop_entry(body.ino, name), f"drop-entry-{body.ino}")
-            # The kernel has the directory locked while a change of ours is on its way, and that change may be waiting for this very
-            # answer at the other client: do not wait for the lock then.
-            if not self.mutating.get(body.ino):
-                await asyncio.wait({drop})
         await self.session.call(m.InvalidateDone(body.seq))
 
-    async def _drop_kernel_names(self, inode: Inode) -> None:
-        for name in self.kernel_names.pop(inode.ino, set()):
-            drop = self.tasks.spawn(self.kernel.drop_entry(inode.ino, name), f"drop-entry-{inode.ino}")
-            if not self.mutating.get(inode.ino):
-                await asyncio.wait({drop})
+    def name_given(self, parent: int, name: bytes) -> None:
+        """The kernel may use the name without asking from now on."""
+        if len(self.kernel_names) >= KERNEL_NAMES_MAX:
+            self.drop_kernel_names()
+        self.kernel_names.add((parent, name))
+
+    def drop_kernel_names(self) -> None:
+        """All at once: that is rare, and each is asked for again when it is used."""
+        self.kernel_names.clear()
+        self.kernel.drop_names()
 
     # --- the session
 
@@ -306,12 +302,9 @@ class Leases:
 
     def drop_everything(self) -> None:
         """The kernel's copies may be old: attributes, names, pages."""
-        names, self.kernel_names = self.kernel_names, {}
+        self.drop_kernel_names()
         for inode in list(self.table.inodes.values()):
             if inode.pages:
                 self.tasks.spawn(self.kernel.drop_pages(inode.ino), f"drop-{inode.ino}")
             elif inode.nlookup:
                 self.tasks.spawn(self.kernel.drop_attr(inode.ino, known=False), f"drop-attr-{inode.ino}")
-        for parent, parent_names in names.items():
-            for name in parent_names:
-                self.tasks.spawn(self.kernel.drop_entry(parent, name), f"drop-entry-{parent}")

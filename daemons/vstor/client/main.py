@@ -205,6 +205,8 @@ class Mount:
         except (TimeoutError, OSError) as exc:
             reason = getattr(exc, "strerror", None) or f"no answer within {ANSWER_S_MAX:.0f} s"
             raise VstorError(ErrorCode.UNREACHABLE, f"mounted, but the file system does not answer: {reason}") from exc
+        assert isinstance(self.volume.kernel, FuseKernel)
+        self.volume.kernel.probe()
         if not stat.S_ISDIR(mode):
             raise VstorError(ErrorCode.INTERNAL, "the root of the file system is not a directory")
 

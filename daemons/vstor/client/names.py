@@ -6,9 +6,6 @@ because the MDS invalidates only other sessions.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-
 from vstor.client.files import Files
 from vstor.client.inodes import Handle, Inode, InodeTable
 from vstor.client.leases import Leases, collect
@@ -95,27 +92,12 @@ class Names:
 
     # --- changing
 
-    @contextlib.contextmanager
-    def changing(self, *directories: int) -> Iterator[None]:
-        """A change of these directories is on its way (see Leases.mutating)."""
-        mutating = self.leases.mutating
-        for ino in directories:
-            mutating[ino] = mutating.get(ino, 0) + 1
-        try:
-            yield
-        finally:
-            for ino in directories:
-                mutating[ino] -= 1
-                if not mutating[ino]:
-                    del mutating[ino]
-
     async def make(self, request: m.Create) -> Inode:
         """A directory, device, fifo, socket, symlink or unopened file."""
         check_name(request.name)
         if len(request.target) > m.SYMLINK_BYTES_MAX:
             raise VstorError(ErrorCode.NAME_TOO_LONG, f"a symbolic link may have {m.SYMLINK_BYTES_MAX} bytes")
-        with self.changing(request.parent):
-            reply = await self.session.call(request)
+        reply = await self.session.call(request)
         self._touched(request.parent)
         self.table.add_entry(request.parent, request.name, reply.attr.ino)
         return self.table.learn(reply.attr)
@@ -123,15 +105,13 @@ class Names:
     async def create(self, parent: int, name: bytes, mode: int, uid: int, gid: int, flags: int) -> tuple[Inode, Handle]:
         """Make and open a file; without O_EXCL an existing one is opened."""
         check_name(name)
-        with self.changing(parent):
-            made = await self.files.create(parent, name, mode, uid, gid, flags)
+        made = await self.files.create(parent, name, mode, uid, gid, flags)
         self._touched(parent)
         return made
 
     async def link(self, ino: int, parent: int, name: bytes) -> Inode:
         check_name(name)
-        with self.changing(parent):
-            reply = await self.session.call(m.Link(ino, parent, name))
+        reply = await self.session.call(m.Link(ino, parent, name))
         self._touched(parent)
         self.table.add_entry(parent, name, ino)
         return self.table.learn(reply.attr)
@@ -140,8 +120,7 @@ class Names:
         """Remove a name. A file that nobody has open any more is let go, so that the MDS can delete it."""
         check_name(name)
         ino = self.table.entry(parent, name)
-        with self.changing(parent):
-            await self.session.call(m.Rmdir(parent, name) if directory else m.Unlink(parent, name))
+        await self.session.call(m.Rmdir(parent, name) if directory else m.Unlink(parent, name))
         self._touched(parent)
         self.table.add_entry(parent, name, 0)
         self._one_link_less(ino, directory)
@@ -166,8 +145,7 @@ class Names:
         if flags & ~3:
             raise VstorError(ErrorCode.INVALID, f"rename flags {flags:#x} are not known")
         moved, replaced = self.table.entry(parent, name), self.table.entry(new_parent, new_name)
-        with self.changing(parent, new_parent):
-            await self.session.call(m.Rename(parent, name, new_parent, new_name, flags))
+        await self.session.call(m.Rename(parent, name, new_parent, new_name, flags))
         self._touched(parent)
         self._touched(new_parent)
         self.table.drop_entry(parent, name)

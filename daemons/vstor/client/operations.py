@@ -1,11 +1,8 @@
 """Kernel requests that reach Python: the table opcode -> coroutine, and the operations on names and attributes.
 
-DESIGN: each request is a task.  A handler returns the body of the reply or raises; errors become errno in one place.  Validity that the
-kernel is given:
-- attributes: the rest of the session's lease while the table holds them valid, else 0;
-- names of directories in directories: the same; all other names 0, which makes the kernel ask for each use (answered from the table).
-  A name with validity must be taken back under the directory's lock in the kernel (FUSE_NOTIFY_INVAL_ENTRY), and two clients that
-  change the same directory would then wait for each other; directories are rarely replaced, files often.
+DESIGN: each request is a task.  A handler returns the body of the reply or raises; errors become errno in one place.  What the kernel is
+told to be valid is what the table holds under a lease, for the rest of the session's lease: attributes everywhere; names, also those
+that do not exist, where the kernel can drop them without a lock (kernel.py); elsewhere it asks for each use and the table answers.
 """
 
 from __future__ import annotations
@@ -25,6 +22,7 @@ from vstor.client import fuseproto as fp
 from vstor.client.inodes import Inode
 from vstor.client.leases import collect
 from vstor.client.volume import Volume
+from vstor.codes_gen import ErrorCode
 from vstor.errors import VstorError
 from vstor.proto import messages as m
 from vstor.proto.messages import NONE
@@ -161,7 +159,6 @@ class Operations:
         for ino, count in fp.forgets(request):
             self.table.forget(ino, count)
         for inode in self.table.surplus():
-            self.volume.leases.kernel_names.pop(inode.ino, None)
             release = m.LeaseRelease(inode.ino, 0, NONE)
             self.volume.tasks.spawn(self.volume.session.call(release), f"release-{inode.ino}")
 
@@ -174,12 +171,14 @@ class Operations:
     def entry(self, parent: int, name: bytes, inode: Inode) -> bytes:
         """entry_out; the kernel gets one more reference. Same loop step as the reply of the MDS."""
         self.table.looked_up(inode)
-        entry_ms = 0
-        if inode.is_dir and self.table.entry(parent, name) == inode.ino:
-            entry_ms = self.volume.session.remaining_ms()
-            if entry_ms:
-                self.volume.leases.kernel_names.setdefault(parent, set()).add(name)
-        return fp.entry_out(self.shown(inode), entry_ms, self.attr_valid_ms(inode))
+        return fp.entry_out(self.shown(inode), self.name_valid_ms(parent, name, inode.ino), self.attr_valid_ms(inode))
+
+    def name_valid_ms(self, parent: int, name: bytes, ino: int) -> int:
+        """How long the kernel may use the name (ino 0: that it does not exist). It is noted as given."""
+        if not self.volume.kernel.names_cached or self.table.entry(parent, name) != ino:
+            return 0
+        self.volume.leases.name_given(parent, name)
+        return self.volume.session.remaining_ms()
 
     def attributes(self, inode: Inode) -> bytes:
         """attr_out."""
@@ -208,7 +207,13 @@ class Operations:
         elif name == b"..":
             inode = await self.names.getattr(await self.names.parent_of(request.nodeid))
         else:
-            inode = await self.names.lookup(request.nodeid, name)
+            try:
+                inode = await self.names.lookup(request.nodeid, name)
+            except VstorError as exc:
+                valid_ms = self.name_valid_ms(request.nodeid, name, 0) if exc.code == ErrorCode.NOT_FOUND else 0
+                if not valid_ms:
+                    raise
+                return fp.no_entry_out(valid_ms)
         return self.entry(request.nodeid, name, inode)
 
     async def getattr(self, request: fp.FuseRequest) -> bytes:

@@ -37,7 +37,6 @@ SIZES = {
     "fuse_getxattr_in": fp.GETXATTR.size,
     "fuse_forget_one": fp.FORGET_ONE.size,
     "fuse_notify_inval_inode_out": fp.INVAL_INODE_OUT.size,
-    "fuse_notify_inval_entry_out": fp.INVAL_ENTRY_OUT.size,
     "fuse_write_out": fp.WRITE_OUT.size,
 }
 OFFSETS = {
