@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import stat
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from vstor.client import engine_api as cl
@@ -30,6 +31,8 @@ COMMIT_EVERY_S = 5.0
 SIZE_MAX = (1 << 63) - 1
 TRUNCATE_ATTEMPTS_MAX = 100
 CLOSE_TOGETHER = 64
+FLUSH_S_MAX = 60.0  # at the end
+RELEASE_S_MAX = 5.0
 
 
 def is_writable(flags: int) -> bool:
@@ -270,21 +273,42 @@ class Files:
                 )
 
     async def close_all(self) -> None:
-        """Before the session is closed: everything acknowledged is synced, committed, and the write leases are given back.
+        """Before the session is closed: everything acknowledged is synced and committed, and the write leases are given back.
 
-        A lease that ended with the session instead would make the MDS compare the replicas of the file.
+        A lease that ended with the session instead would make the MDS compare the replicas of the file.  A cluster that does not
+        answer is waited for, but not for ever: it is said in the log what may be lost.
         """
-        inodes = [i for i in self.table.inodes.values() if i.file is not None]
-        for start in range(0, len(inodes), CLOSE_TOGETHER):
-            await asyncio.gather(*(self._flush_last(inode) for inode in inodes[start : start + CLOSE_TOGETHER]))
+        inodes = [i for i in self.table.inodes.values() if i.file is not None and i.lease == EXCLUSIVE]
+        await self._each(inodes, self._flush_last, FLUSH_S_MAX, "not flushed, what was not synced may be lost")
+        await self._each(inodes, self._release_last, RELEASE_S_MAX, "write lease not given back")
+
+    async def _each(
+        self, inodes: list[Inode], work: Callable[[Inode], Awaitable[None]], limit_s: float, failure: str
+    ) -> None:
+        left = set(inodes)
+
+        async def one(inode: Inode) -> None:
+            try:
+                await work(inode)
+                left.discard(inode)
+            except (VstorError, OSError) as exc:
+                log.error("%s ino=%s reason=%s", failure, inode.ino, exc)
+
+        try:
+            async with asyncio.timeout(limit_s):
+                for start in range(0, len(inodes), CLOSE_TOGETHER):
+                    await asyncio.gather(*map(one, inodes[start : start + CLOSE_TOGETHER]))
+        except TimeoutError:
+            for inode in left:
+                log.error("%s ino=%s reason=no answer of the cluster", failure, inode.ino)
 
     async def _flush_last(self, inode: Inode) -> None:
         inode.pages = False  # nobody reads the kernel's cache any more
-        try:
-            if inode.lease != EXCLUSIVE:
-                return
-            await self.engine.io(inode.file, cl.IO_SYNC, 0, 0, None)
-            async with inode.recall_lock:
+        collect(inode)
+        await self.engine.io(inode.file, cl.IO_SYNC, 0, 0, None)
+        await self.data.commit(inode)
+
+    async def _release_last(self, inode: Inode) -> None:
+        async with inode.recall_lock:
+            if inode.lease == EXCLUSIVE:
                 await self.leases.release(inode, 0, await self.leases.give_up(inode, NONE))
-        except (VstorError, OSError) as exc:
-            log.error("not flushed at the end ino=%s reason=%s", inode.ino, exc)

@@ -71,6 +71,7 @@ class Inode:
     acquire_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     recall_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     commit_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    xattrs: dict[bytes, bytes | None] = field(default_factory=dict)  # as valid as the attributes; None: there is none
     pages: bool = False  # the kernel may hold pages of it
     lost: bool = False  # acknowledged writes may be gone (the session ended); the next fsync says so
     negotiating: int = NONE  # the mode a task acquires for parked requests
@@ -120,6 +121,8 @@ class InodeTable:
         """Enter attributes that just came from the MDS. Those of a file we write are ours: size and newer mtime stay."""
         inode = self.need(attr.ino)
         attr = msgspec.structs.replace(attr)
+        if not inode.attr_valid:
+            inode.xattrs.clear()
         inode.attr = attr
         inode.attr_valid = attr.cacheable
         if inode.lease == NONE and attr.cacheable:

@@ -16,6 +16,9 @@ from vstor.errors import VstorError
 from vstor.proto import messages as m
 from vstor.proto.messages import EXCLUSIVE, ROOT_INO
 
+XATTRS_KEPT_MAX = 8  # of one inode
+XATTR_KEPT_BYTES_MAX = 256
+
 
 def check_name(name: bytes) -> None:
     """Raises NAME_TOO_LONG, INVALID."""
@@ -179,9 +182,31 @@ class Names:
     # --- extended attributes, file system
 
     async def get_xattr(self, ino: int, name: bytes) -> bytes:
-        """Raises NO_DATA."""
-        reply = await self.session.call(m.GetXattr(ino, name))
-        return reply.data  # type: ignore[no-any-return]
+        """Raises NO_DATA. Remembered with the attributes: ls and cp ask for the same names of each file."""
+        inode = self.table.get(ino)
+        if inode is not None and self.cached(inode) and name in inode.xattrs:
+            value = inode.xattrs[name]
+        else:
+            try:
+                value = (await self.session.call(m.GetXattr(ino, name))).data
+            except VstorError as exc:
+                if exc.code != ErrorCode.NO_DATA:
+                    raise
+                value = None
+            self._remember_xattr(ino, name, value)
+        if value is None:
+            raise VstorError(ErrorCode.NO_DATA)
+        return value
+
+    def _remember_xattr(self, ino: int, name: bytes, value: bytes | None) -> None:
+        inode = self.table.get(ino)
+        if (
+            inode is not None
+            and self.cached(inode)
+            and len(inode.xattrs) < XATTRS_KEPT_MAX
+            and len(value or b"") <= XATTR_KEPT_BYTES_MAX
+        ):
+            inode.xattrs[name] = value
 
     async def set_xattr(self, ino: int, name: bytes, value: bytes, flags: int) -> None:
         """Raises RANGE for a name, TOO_LARGE for a value beyond the bounds."""

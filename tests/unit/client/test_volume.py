@@ -8,6 +8,7 @@ import os
 import stat
 
 import pytest
+from vstor.client import files
 from vstor.client.volume import Volume
 from vstor.codes_gen import ErrorCode
 from vstor.errors import VstorError
@@ -258,6 +259,43 @@ async def test_extended_attributes(world: World) -> None:
     with pytest.raises(VstorError) as caught:
         await a.names.get_xattr(ino, b"user.k")
     assert caught.value.errno == errno.ENODATA
+
+
+async def test_extended_attributes_are_remembered_with_the_attributes(world: World) -> None:
+    a, b = await world.client(), await world.client()
+    ino, fh = await make(a, b"f")
+    await a.files.close(fh)
+    await a.files.let_go(a.table.need(ino))
+    await b.names.getattr(ino)
+
+    async def asked() -> int:
+        before = len(world.mds.seen)
+        with pytest.raises(VstorError):
+            await b.names.get_xattr(ino, b"user.none")
+        return sum(isinstance(x, m.GetXattr) for x in world.mds.seen[before:])
+
+    assert [await asked(), await asked()] == [1, 0]
+    await a.names.set_xattr(ino, b"user.none", b"now", 0)
+    assert await b.names.get_xattr(ino, b"user.none") == b"now"
+    await b.names.getattr(ino)
+    assert await b.names.get_xattr(ino, b"user.none") == b"now"
+    await b.names.set_xattr(ino, b"user.none", b"own", 0)
+    await b.names.getattr(ino)
+    assert await b.names.get_xattr(ino, b"user.none") == b"own"
+
+
+async def test_the_end_does_not_wait_for_ever_for_a_cluster_that_is_down(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    a = await world.client()
+    ino, _ = await make(a, b"f", b"not committed")
+    monkeypatch.setattr(files, "FLUSH_S_MAX", 0.05)
+    monkeypatch.setattr(files, "RELEASE_S_MAX", 0.05)
+    world.mds.down = True
+    world.volumes.remove(a)
+    async with asyncio.timeout(20):
+        await a.close()
+    assert f"may be lost ino={ino}" in caplog.text
 
 
 async def test_a_lost_session_is_replaced_and_files_go_on(world: World) -> None:
