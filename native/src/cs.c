@@ -324,6 +324,7 @@ static void release(struct cs *cs)
 	pthread_cond_destroy(&cs->cv);
 	free(cs->dir);
 	free(cs->journal_path);
+	free(cs->ck.list); /* a checkpoint that a crash cut off */
 	free(cs->scratch);
 	free(cs);
 }

@@ -509,21 +509,36 @@ void cs_chunk_quarantine(struct cs *cs, struct cs_chunk *c, int error)
 	cs_chunk_gone(cs, c);
 }
 
-struct trash {
+struct cs_trash { /* a file on its way out */
 	struct cs_io io;
+	struct cs *cs;
+	struct cs_trash *next;
 	char name[24];
 };
 
 static void trashed(struct cs_io *io, int res)
 {
+	struct cs_trash *t = (struct cs_trash *)((char *)io - offsetof(struct cs_trash, io)), **p = &t->cs->trash;
+
 	(void)res; /* what stays is removed at the next start */
-	free((struct trash *)((char *)io - offsetof(struct trash, io)));
+	while (*p != t)
+		p = &(*p)->next;
+	*p = t->next;
+	free(t);
+}
+
+void cs_trash_free(struct cs *cs)
+{
+	for (struct cs_trash *t; (t = cs->trash);) {
+		cs->trash = t->next;
+		free(t);
+	}
 }
 
 int cs_chunk_trash(struct cs *cs, uint64_t id)
 {
 	char from[40];
-	struct trash *t = calloc(1, sizeof *t);
+	struct cs_trash *t = calloc(1, sizeof *t);
 
 	if (!t)
 		return -ENOMEM;
@@ -536,6 +551,9 @@ int cs_chunk_trash(struct cs *cs, uint64_t id)
 	}
 	cs_shard_set_dirty(cs, id);
 	t->io = (struct cs_io){.done = trashed, .op = CS_IO_UNLINK, .fd = cs->trashfd, .path = t->name};
+	t->cs = cs;
+	t->next = cs->trash;
+	cs->trash = t;
 	cs_ring_submit(cs->ring, &t->io);
 	return 0;
 }

@@ -48,6 +48,7 @@
 struct cs;
 struct cs_chunk;
 struct cs_req;
+struct cs_trash;
 
 /* --- buffers (cs_buf.c): page aligned, counted references, kept for reuse */
 struct cs_buf {
@@ -346,6 +347,7 @@ struct cs {
 	int dirfd, chunksfd, quarantinefd, trashfd, lockfd, shardfd[256];
 	uint64_t shard_gen[256], shard_flushed[256]; /* changes of a directory, and those an fsync has covered */
 	uint64_t trash_serial;
+	struct cs_trash *trash;
 	struct cs_ring *ring;
 	int wakefd;
 	struct cs_watch wake;
@@ -423,6 +425,7 @@ int cs_chunk_load_sync(struct cs *cs, struct cs_chunk *c); /* replay: 0, or nega
 int cs_chunk_blank(struct cs *cs, struct cs_chunk *c); /* an empty table in memory */
 void cs_chunk_quarantine(struct cs *cs, struct cs_chunk *c, int error);
 int cs_chunk_trash(struct cs *cs, uint64_t id); /* move the file away and unlink it in the background */
+void cs_trash_free(struct cs *cs);
 void cs_chunk_path(char out[40], uint64_t id);
 void cs_chunk_evict(struct cs *cs);
 int cs_shard_fd(struct cs *cs, uint64_t id);

@@ -325,6 +325,7 @@ void cs_store_close(struct cs *cs)
 	free(cs->hash);
 	cs->hash = NULL;
 	cs->hash_size = 0;
+	cs_trash_free(cs);
 	cs_journal_close(cs);
 	for (int i = 0; i < 256; i++)
 		if (cs->shardfd[i] >= 0)

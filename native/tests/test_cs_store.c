@@ -201,6 +201,190 @@ static void test_histories(int rounds, int steps)
 	remove_dir();
 }
 
+/* --- the journal file damaged in different ways */
+
+#define LOG_START (4u << 20)
+#define ONE_BLOCK_GROUP (2u * CS_BLOCK) /* header and one block of data */
+
+static void flip(const char *name, uint64_t at)
+{
+	char path[128];
+	uint8_t byte;
+	snprintf(path, sizeof path, "%s/%s", dir, name);
+	int fd = open(path, O_RDWR | O_CLOEXEC);
+	CHECK(fd >= 0);
+	CHECK_EQ(pread(fd, &byte, 1, (off_t)at), 1);
+	byte ^= 0x10;
+	CHECK_EQ(pwrite(fd, &byte, 1, (off_t)at), 1);
+	CHECK_EQ(fsync(fd), 0);
+	close(fd);
+}
+
+/* A chunk with three one-block writes, each in a group of its own behind that of the CREATE, none checkpointed. */
+static void three_writes(int durable)
+{
+	fresh_dir();
+	vst_cs *cs = open_store();
+	CHECK_EQ(vst_cs_create(cs, 9, CHUNK_BYTES, 1, 0), 0);
+	for (uint32_t b = 0; b < 3; b++) {
+		memset(buf, (int)b + 1, CS_BLOCK);
+		CHECK_EQ(vst_cs_write(cs, 9, 1, b * CS_BLOCK, CS_BLOCK, buf, durable), 0);
+	}
+	crash(cs);
+}
+
+static int first_byte(vst_cs *cs, uint32_t block)
+{
+	int hole;
+	CHECK_EQ(vst_cs_read(cs, 9, (uint64_t)block * CS_BLOCK, CS_BLOCK, back, &hole), 0);
+	CHECK_EQ(hole, back[0] == 0);
+	return back[0];
+}
+
+static uint64_t group_at(uint32_t write)
+{
+	return LOG_START + CS_BLOCK + (uint64_t)write * ONE_BLOCK_GROUP;
+}
+
+static void expect_refusal(int want, const char *text)
+{
+	char err[512] = "";
+	vst_cs *cs;
+	CHECK_EQ(try_open(&cs, err, sizeof err), want);
+	if (!strstr(err, text)) {
+		fprintf(stderr, "message: %s\n", err);
+		exit(1);
+	}
+}
+
+static void test_a_torn_tail_ends_the_log(void)
+{
+	static const uint32_t where[] = {100, CS_BLOCK - 1, CS_BLOCK + 5};
+	for (size_t i = 0; i < 3; i++) {
+		three_writes(0);
+		flip("journal", group_at(2) + where[i]);
+		vst_cs *cs = open_store();
+		CHECK_EQ(first_byte(cs, 0), 1);
+		CHECK_EQ(first_byte(cs, 1), 2);
+		CHECK_EQ(first_byte(cs, 2), 0);
+		vst_cs_close(cs);
+		remove_dir();
+	}
+}
+
+static void test_damage_to_what_was_flushed_is_no_torn_tail(void)
+{
+	three_writes(1);
+	flip("journal", group_at(1) + CS_BLOCK + 5);
+	expect_refusal(-EUCLEAN, "damaged after record 3");
+	flip("journal", group_at(1) + CS_BLOCK + 5);
+	vst_cs *cs = open_store();
+	for (uint32_t b = 0; b < 3; b++)
+		CHECK_EQ(first_byte(cs, b), (int)b + 1);
+	vst_cs_close(cs);
+	remove_dir();
+}
+
+/* A group of the run before, in the place where the log goes on, is not taken for a part of it. */
+static void test_groups_of_an_earlier_run_are_not_replayed(void)
+{
+	three_writes(0);
+	flip("journal", group_at(1) + 100); /* ends the log; the third group is whole and stays on the disk */
+	vst_cs *cs = open_store();
+	memset(buf, 0x77, CS_BLOCK);
+	CHECK_EQ(vst_cs_write(cs, 9, 1, 10 * CS_BLOCK, CS_BLOCK, buf, 0), 0); /* as long as the one that was lost */
+	crash(cs);
+	cs = open_store();
+	CHECK_EQ(first_byte(cs, 10), 0x77);
+	CHECK_EQ(first_byte(cs, 1), 0);
+	CHECK_EQ(first_byte(cs, 2), 0);
+	vst_cs_close(cs);
+	remove_dir();
+}
+
+static void test_one_journal_header_is_enough(void)
+{
+	three_writes(0);
+	flip("journal", 20);
+	vst_cs *cs = open_store();
+	vst_cs_close(cs);
+	flip("journal", 21);
+	flip("journal", CS_BLOCK + 20);
+	expect_refusal(-EUCLEAN, "journal header");
+	remove_dir();
+}
+
+static void test_refusals(void)
+{
+	char err[512], path[128];
+	vst_cs *cs, *other;
+
+	three_writes(1);
+	cs = open_store();
+	CHECK_EQ(try_open(&other, err, sizeof err), -EBUSY);
+	vst_cs_close(cs);
+	struct vst_cs_config cfg = {.dir = dir, .journal_bytes = JOURNAL_BYTES, .cs_id = 8};
+	memset(cfg.cluster_id, 0xc1, sizeof cfg.cluster_id);
+	CHECK_EQ(vst_cs_open(&cfg, &cs, err, sizeof err), -EINVAL);
+	cfg.cs_id = 7;
+	cfg.cluster_id[0] = 0;
+	CHECK_EQ(vst_cs_open(&cfg, &cs, err, sizeof err), -EINVAL);
+	snprintf(path, sizeof path, "%s/journal", dir);
+	CHECK_EQ(unlink(path), 0);
+	expect_refusal(-EUCLEAN, "journal is missing");
+	remove_dir();
+	cfg.dir = "/nonexistent";
+	CHECK_EQ(vst_cs_open(&cfg, &cs, err, sizeof err), -ENOENT);
+}
+
+static void test_a_newer_format_is_refused(void)
+{
+	uint8_t *block = back;
+
+	three_writes(1);
+	char path[128];
+	snprintf(path, sizeof path, "%s/chunks/09/0000000000000009", dir);
+	int fd = open(path, O_RDWR | O_CLOEXEC);
+	CHECK(fd >= 0);
+	vst_cs_close(open_store());
+	CHECK_EQ(pread(fd, block, CS_BLOCK, 0), CS_BLOCK);
+	struct vst_chunk_header h;
+	memcpy(&h, block, sizeof h);
+	h.format++;
+	h.crc = 0;
+	memcpy(block, &h, sizeof h);
+	h.crc = vst_crc32c(0, block, CS_BLOCK);
+	memcpy(block, &h, sizeof h);
+	CHECK_EQ(pwrite(fd, block, CS_BLOCK, 0), CS_BLOCK);
+	CHECK_EQ(fsync(fd), 0);
+	close(fd);
+	expect_refusal(-EPROTO, "newer version");
+	remove_dir();
+}
+
+/* More than the journal holds: writers wait for the checkpoint, nothing fails. */
+static void test_a_full_journal_only_delays(void)
+{
+	struct vst_cs_counters n;
+	uint32_t len = 15 * CS_BLOCK, per_chunk = CHUNK_BYTES / len;
+
+	fresh_dir();
+	vst_cs *cs = open_store();
+	CHECK_EQ(vst_cs_create(cs, 9, CHUNK_BYTES, 1, 0), 0);
+	for (uint32_t i = 0; i < 2500; i++) {
+		memset(buf, (int)(i % 251), len);
+		CHECK_EQ(vst_cs_write(cs, 9, 1, (uint64_t)(i % per_chunk) * len, len, buf, 0), 0);
+	}
+	vst_cs_get_counters(cs, &n);
+	CHECK(n.checkpoints > 0);
+	crash(cs);
+	cs = open_store();
+	for (uint32_t i = 2500 - per_chunk; i < 2500; i++)
+		CHECK_EQ(first_byte(cs, i % per_chunk * 15), i % 251);
+	vst_cs_close(cs);
+	remove_dir();
+}
+
 int main(void)
 {
 	const char *s = getenv("VSTOR_SEED");
@@ -208,6 +392,13 @@ int main(void)
 	printf("seed %u\n", seed);
 	CHECK_EQ(posix_memalign((void **)&buf, CS_BLOCK, VST_IO_BYTES_MAX), 0);
 	CHECK_EQ(posix_memalign((void **)&back, CS_BLOCK, VST_IO_BYTES_MAX), 0);
+	test_a_torn_tail_ends_the_log();
+	test_damage_to_what_was_flushed_is_no_torn_tail();
+	test_groups_of_an_earlier_run_are_not_replayed();
+	test_one_journal_header_is_enough();
+	test_refusals();
+	test_a_newer_format_is_refused();
+	test_a_full_journal_only_delays();
 	test_histories(30, 120);
 	free(buf);
 	free(back);
