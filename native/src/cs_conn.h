@@ -65,6 +65,14 @@ int cs_conn_gate(struct cs_conn *conn); /* 1: the next request must wait */
 void cs_conn_reply(struct cs_conn *conn, const struct vst_frame *req, int status, uint16_t flags, const uint32_t *table,
 		   uint32_t pieces, struct cs_buf *buf, const void *data, uint32_t data_len, uint32_t version);
 void cs_proto_frame(struct cs_conn *conn); /* a complete frame is in hdr, head, rdata; rbuf may be taken */
+void cs_conn_status(struct cs_conn *conn, const struct vst_frame *req, int status,
+		    uint32_t version); /* a reply without data */
+/* cs_handshake.c */
+void cs_proto_hello(struct cs_conn *conn);
+void cs_proto_prove(struct cs_conn *conn);
+void cs_proto_open_chunk(struct cs_conn *conn);
+int cs_serving(const struct cs *cs);
+int cs_chunk_status(const struct cs_chunk *c, uint32_t version); /* may a request of this version be served? status */
 struct cs_handle *cs_conn_handle(struct cs_conn *conn, uint32_t slot, int make);
 void cs_handle_clear(struct cs *cs, struct cs_handle *h);
 #endif

@@ -341,6 +341,11 @@ struct cs_cmd { /* a control call */
 	void *out, *out2;
 };
 
+#define CS_CMD_OF(request) ((struct cs_cmd *)((char *)(request)-offsetof(struct cs_cmd, req)))
+void cs_cmd_req(struct cs *cs, struct cs_cmd *cmd, uint8_t op); /* cs_orders.c: prepare cmd->req */
+void cs_cmd_req_done(struct cs_req *req); /* its done: ends the command with the status */
+struct cs_chunk *cs_cmd_chunk(struct cs *cs, struct cs_cmd *cmd); /* or NULL and the command ended with NO_CHUNK */
+
 struct cs {
 	struct vst_cs_config cfg;
 	char *dir, *journal_path;
@@ -407,7 +412,7 @@ int cs_idle(const struct cs *cs); /* nothing in flight */
 int cs_errno_status(int error); /* negative errno of the disk -> vst_error */
 void cs_crash(struct cs *cs); /* tests: free everything without writing, as if the process had died */
 
-/* cs_chunk.c: the chunks and their files */
+/* cs_chunk.c: the table of chunks; cs_chunk_file.c: their files */
 static inline struct cs_floor *cs_floor_slot(struct cs *cs, uint64_t chunk_id)
 {
 	return &cs->floor[(chunk_id * 0x9e3779b97f4a7c15ull >> 32) % CS_FLOORS];
@@ -441,6 +446,7 @@ static inline int cs_chunk_unflushed(const struct cs_chunk *c)
 int cs_chunk_bytes_ok(uint32_t chunk_bytes);
 uint64_t cs_chunk_data_off(const struct cs_chunk *c);
 uint64_t cs_chunk_file_bytes(const struct cs_chunk *c);
+void cs_chunk_used(struct cs *cs, struct cs_chunk *c); /* to the front of the loaded ones */
 void cs_chunk_dirty(struct cs *cs, struct cs_chunk *c);
 void cs_chunk_clean(struct cs *cs, struct cs_chunk *c); /* off the dirty list when nothing is left to do */
 void cs_chunk_header_dirty(struct cs *cs, struct cs_chunk *c);

@@ -1,8 +1,6 @@
-/* What each frame means: handshake, tickets, requests on handles. */
-#include <errno.h>
+/* What each frame means: requests on handles and their replies. */
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 #include "cs_conn.h"
 #include "vstor/crc32c.h"
 
@@ -13,175 +11,6 @@ struct netreq {
 	uint32_t table[VST_IO_BYTES_MAX / VST_BLOCK_BYTES + 1];
 };
 
-static void status_reply(struct cs_conn *conn, const struct vst_frame *f, int status, uint32_t version)
-{
-	cs_conn_reply(conn, f, status, 0, NULL, 0, NULL, NULL, 0, version);
-}
-
-static uint64_t cluster_ms(const struct cs *cs)
-{
-	return (uint64_t)((int64_t)cs_now_ms() + cs->time_offset_ms);
-}
-
-static int serving(const struct cs *cs)
-{
-	return cs->have_time && cs->state == CS_RUNNING && cs_now_ms() < cs->serve_until_ms;
-}
-
-/* --- handshake */
-
-static int hello_status(const struct cs *cs, const struct vst_hello *h)
-{
-	static const uint8_t zero[3];
-
-	if (!cs->have_cs_key || !cs->have_time)
-		return VST_ERR_NOT_SERVING;
-	if (memcmp(h->reserved, zero, sizeof zero) != 0 || h->auth_mode > VST_AUTH_MODE_SECURE)
-		return VST_ERR_BAD_REQUEST;
-	if (h->cs_id != cs->cfg.cs_id || h->auth_mode < cs->cfg.min_auth_mode)
-		return VST_ERR_DENIED;
-	return cluster_ms(cs) < h->expiry_ms ? 0 : VST_ERR_EXPIRED;
-}
-
-static void hello(struct cs_conn *conn)
-{
-	struct cs *cs = conn->cs;
-	struct vst_frame f = conn->hdr;
-	struct vst_hello_ack *a = &conn->ack;
-
-	memcpy(&conn->hello, conn->rdata, sizeof conn->hello);
-	int status = hello_status(cs, &conn->hello);
-	if (status) {
-		cs->n.auth_failures += status == VST_ERR_DENIED;
-		status_reply(conn, &f, status, 0);
-		return;
-	}
-	*a = (struct vst_hello_ack){
-		.incarnation = cs->cfg.incarnation, .cs_id = cs->cfg.cs_id, .auth_mode = conn->hello.auth_mode};
-	if (getrandom(a->nonce, sizeof a->nonce, 0) != sizeof a->nonce) {
-		cs_conn_close(conn);
-		return;
-	}
-	vst_session_key(cs->cs_key, conn->hello.session_id, conn->hello.expiry_ms, conn->key);
-	vst_hello_ack_mac(conn->key, &conn->hello, a, a->mac);
-	/* The answer to HELLO still goes without a tag: the keys count from the next frame on, in both directions. */
-	cs_conn_reply(conn, &f, 0, 0, NULL, 0, NULL, a, sizeof *a, 0);
-	conn->seal_in = vst_seal_new(conn->key, &conn->hello, a, 1, a->auth_mode);
-	conn->seal_out = vst_seal_new(conn->key, &conn->hello, a, 0, a->auth_mode);
-	if (!conn->seal_in || !conn->seal_out) {
-		cs_conn_close(conn);
-		return;
-	}
-	conn->state = CS_CONN_HELLO;
-}
-
-static void prove(struct cs_conn *conn)
-{
-	uint8_t want[32];
-
-	vst_prove_mac(conn->key, &conn->hello, &conn->ack, want);
-	if (!vst_mac_equal(want, conn->rdata, sizeof want)) {
-		conn->cs->n.auth_failures++;
-		cs_conn_close(conn);
-		return;
-	}
-	conn->state = CS_CONN_OPEN;
-	status_reply(conn, &conn->hdr, 0, 0);
-}
-
-/* --- OPEN */
-
-static int ticket_status(const struct cs_conn *conn, const struct vst_ticket *t)
-{
-	const struct cs *cs = conn->cs;
-	static const uint8_t zero[10];
-	uint8_t mac[16];
-	const uint8_t *key = NULL;
-
-	for (size_t i = 0; i < sizeof cs->ticket_key / sizeof *cs->ticket_key; i++)
-		if (cs->ticket_key[i].used && cs->ticket_key[i].id == t->key_id)
-			key = cs->ticket_key[i].key;
-	if (!key) /* rotated away, or not here yet */
-		return VST_ERR_EXPIRED;
-	vst_ticket_mac(key, t, mac);
-	if (!vst_mac_equal(mac, t->mac, sizeof mac) || t->session_id != conn->hello.session_id)
-		return VST_ERR_DENIED;
-	if (memcmp(t->reserved, zero, sizeof zero) != 0 ||
-	    (t->mode != VST_TICKET_MODE_READ && t->mode != VST_TICKET_MODE_WRITE) || !cs_chunk_bytes_ok(t->chunk_bytes))
-		return VST_ERR_BAD_REQUEST;
-	uint64_t now = cluster_ms(cs);
-	return now < t->expiry_ms && now < conn->hello.expiry_ms ? 0 : VST_ERR_EXPIRED;
-}
-
-/* What a request must find at any time: the chunk is there, a full replica, at this version, and no order changes that
- * now. */
-static int chunk_status(const struct cs_chunk *c, uint32_t version)
-{
-	if (c->gone)
-		return VST_ERR_NO_CHUNK;
-	if (c->version != version || c->fenced || (c->flags & VST_CHUNK_FLAG_SYNCING))
-		return VST_ERR_STALE;
-	return 0;
-}
-
-static int bind_handle(struct cs_conn *conn, struct cs_handle *h, const struct vst_ticket *t, uint32_t *version)
-{
-	struct cs *cs = conn->cs;
-	struct cs_chunk *c = cs_chunk_find(cs, t->chunk_id);
-
-	if (!c && (t->flags & VST_TICKET_FLAG_CREATE)) {
-		const struct cs_floor *f = cs_floor_slot(cs, t->chunk_id);
-		if (f->chunk_id == t->chunk_id && t->chunk_version < f->version) {
-			*version = f->version;
-			return VST_ERR_STALE;
-		}
-		c = cs_chunk_new(cs, t->chunk_id, t->chunk_bytes, t->chunk_version, 0);
-		if (!c)
-			return VST_ERR_BUSY;
-		c->unborn = 1; /* its CREATE record goes in front of the first write */
-	}
-	if (!c)
-		return VST_ERR_NO_CHUNK;
-	/* Nothing is written to it: a void chunk may be opened at a newer version, as the MDS raised it without
-	 * telling. */
-	if (c->unborn && (t->flags & VST_TICKET_FLAG_CREATE) && !c->inflight && t->chunk_version > c->version)
-		c->version = t->chunk_version;
-	*version = c->version;
-	int status = c->chunk_bytes != t->chunk_bytes ? VST_ERR_BAD_REQUEST : chunk_status(c, t->chunk_version);
-	if (status)
-		return status;
-	c->refs++;
-	h->c = c;
-	h->version = t->chunk_version;
-	h->mode = t->mode;
-	return 0;
-}
-
-static void open_chunk(struct cs_conn *conn)
-{
-	struct cs *cs = conn->cs;
-	struct vst_frame f = conn->hdr;
-	struct vst_ticket t;
-	uint32_t version = 0;
-	struct cs_handle *h = cs_conn_handle(conn, f.handle, 1);
-
-	memcpy(&t, conn->rdata, sizeof t);
-	if (!h) {
-		status_reply(conn, &f, VST_ERR_BAD_REQUEST, 0);
-		return;
-	}
-	cs_handle_clear(cs, h);
-	int status = serving(cs) ? ticket_status(conn, &t) : VST_ERR_NOT_SERVING;
-	if (!status && f.chunk_id && f.chunk_id != t.chunk_id)
-		status = VST_ERR_BAD_REQUEST;
-	if (!status)
-		status = bind_handle(conn, h, &t, &version);
-	h->status = status;
-	cs->n.auth_failures += status == VST_ERR_DENIED;
-	cs->n.stale_refused += status == VST_ERR_STALE;
-	status_reply(conn, &f, status, version);
-}
-
 /* --- requests on handles */
 
 static int request_status(struct cs_conn *conn, const struct vst_frame *f, const struct cs_handle *h)
@@ -190,11 +19,11 @@ static int request_status(struct cs_conn *conn, const struct vst_frame *f, const
 		return VST_ERR_BAD_REQUEST;
 	if (!h->c)
 		return h->status ? h->status : VST_ERR_BAD_REQUEST;
-	if (!serving(conn->cs))
+	if (!cs_serving(conn->cs))
 		return VST_ERR_NOT_SERVING;
 	if (f->chunk_id != h->c->id)
 		return VST_ERR_BAD_REQUEST;
-	int status = chunk_status(h->c, h->version);
+	int status = cs_chunk_status(h->c, h->version);
 	if (!status && f->chunk_version != h->version)
 		status = VST_ERR_STALE;
 	if (status)
@@ -276,13 +105,13 @@ static void request_done(struct cs_req *req)
 	if (conn->dead) {
 		; /* nobody to tell */
 	} else if (req->status) {
-		status_reply(conn, &nr->hdr, req->status, req->c ? req->c->version : 0);
+		cs_conn_status(conn, &nr->hdr, req->status, req->c ? req->c->version : 0);
 	} else if (req->op == CS_READ) {
 		read_reply(nr);
 	} else if (req->op == CS_HASH) {
 		cs_conn_reply(conn, &nr->hdr, 0, 0, NULL, 0, NULL, req->hash, sizeof req->hash, req->version);
 	} else {
-		status_reply(conn, &nr->hdr, 0, req->version);
+		cs_conn_status(conn, &nr->hdr, 0, req->version);
 	}
 	cs_buf_put(cs, req->buf);
 	if (req->op == CS_SYNC) {
@@ -339,12 +168,12 @@ static void io_request(struct cs_conn *conn, uint8_t op)
 
 	if (status) {
 		conn->cs->n.stale_refused += status == VST_ERR_STALE;
-		status_reply(conn, &f, status, h && h->c ? h->c->version : 0);
+		cs_conn_status(conn, &f, status, h && h->c ? h->c->version : 0);
 		return;
 	}
 	struct netreq *nr = new_request(conn, op, h->c);
 	if (!nr) {
-		status_reply(conn, &f, VST_ERR_BUSY, h->c->version);
+		cs_conn_status(conn, &f, VST_ERR_BUSY, h->c->version);
 		return;
 	}
 	status = op == CS_WRITE ? take_data(conn, nr) : 0;
@@ -366,7 +195,7 @@ static int add_chunk(struct cs_conn *conn, struct netreq *nr, uint32_t slot)
 
 	if (!h || !h->c)
 		return h && h->status ? h->status : VST_ERR_BAD_REQUEST;
-	int status = chunk_status(h->c, h->version);
+	int status = cs_chunk_status(h->c, h->version);
 	if (!status) {
 		h->c->refs++;
 		nr->req.sync_set[nr->req.sync_count++] = h->c;
@@ -379,7 +208,7 @@ static void sync_request(struct cs_conn *conn)
 	struct vst_frame f = conn->hdr;
 	uint32_t n = f.data_len / 4;
 	struct netreq *nr = new_request(conn, CS_SYNC, NULL);
-	int status = nr ? serving(conn->cs) ? 0 : VST_ERR_NOT_SERVING : VST_ERR_BUSY;
+	int status = nr ? cs_serving(conn->cs) ? 0 : VST_ERR_NOT_SERVING : VST_ERR_BUSY;
 
 	if (nr && n && !(nr->req.sync_set = calloc(n, sizeof(struct cs_chunk *))))
 		status = VST_ERR_BUSY;
@@ -389,7 +218,7 @@ static void sync_request(struct cs_conn *conn)
 		status = add_chunk(conn, nr, slot);
 	}
 	if (!nr) {
-		status_reply(conn, &f, status, 0);
+		cs_conn_status(conn, &f, status, 0);
 		return;
 	}
 	if (status) {
@@ -432,7 +261,7 @@ static void granules_done(struct cs_req *req)
 		cs_granules_fill(req->c, (uint64_t *)(void *)b->data, req->c->ngranules);
 		cs_conn_reply(conn, &nr->hdr, 0, 0, NULL, 0, b, b->data, len, req->version);
 	} else if (!conn->dead) {
-		status_reply(conn, &nr->hdr, req->status ? req->status : VST_ERR_BUSY, req->c->version);
+		cs_conn_status(conn, &nr->hdr, req->status ? req->status : VST_ERR_BUSY, req->c->version);
 	}
 	free(nr);
 	cs_conn_try_free(conn);
@@ -445,7 +274,7 @@ static void info_request(struct cs_conn *conn)
 	int status = request_status(conn, &f, h);
 
 	if (status) {
-		status_reply(conn, &f, status, h && h->c ? h->c->version : 0);
+		cs_conn_status(conn, &f, status, h && h->c ? h->c->version : 0);
 		return;
 	}
 	if (f.type == VST_FRAME_TYPE_STAT) {
@@ -454,7 +283,7 @@ static void info_request(struct cs_conn *conn)
 	}
 	struct netreq *nr = new_request(conn, CS_READ, h->c);
 	if (!nr) {
-		status_reply(conn, &f, VST_ERR_BUSY, h->c->version);
+		cs_conn_status(conn, &f, VST_ERR_BUSY, h->c->version);
 		return;
 	}
 	nr->req.done = granules_done;
@@ -468,7 +297,7 @@ static void close_handle(struct cs_conn *conn)
 
 	if (h)
 		cs_handle_clear(conn->cs, h);
-	status_reply(conn, &conn->hdr, h ? 0 : VST_ERR_BAD_REQUEST, 0);
+	cs_conn_status(conn, &conn->hdr, h ? 0 : VST_ERR_BAD_REQUEST, 0);
 }
 
 static int open_sealed(struct cs_conn *conn)
@@ -492,13 +321,13 @@ void cs_proto_frame(struct cs_conn *conn)
 	cs->n.requests++;
 	switch ((enum vst_frame_type)conn->hdr.type) {
 	case VST_FRAME_TYPE_HELLO:
-		hello(conn);
+		cs_proto_hello(conn);
 		break;
 	case VST_FRAME_TYPE_PROVE:
-		prove(conn);
+		cs_proto_prove(conn);
 		break;
 	case VST_FRAME_TYPE_OPEN:
-		open_chunk(conn);
+		cs_proto_open_chunk(conn);
 		break;
 	case VST_FRAME_TYPE_CLOSE:
 		close_handle(conn);
