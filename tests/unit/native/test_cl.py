@@ -7,6 +7,7 @@ import errno
 import os
 import random
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,14 @@ def noise(length: int, seed: int = 1) -> bytes:
 def replicas_of(mds: MiniMds, ino: int, index: int, offset: int, length: int) -> list[bytes]:
     chunk = mds.inodes[ino].chunks[index]
     return [mds.servers[i].data(chunk.chunk_id, offset, length) for i in chunk.replicas]
+
+
+def wait_parked(mds: MiniMds, count: int) -> None:
+    """Polls: the engine raises no event for what is parked a second time."""
+    end = time.monotonic() + 20
+    while mds.client.counters()["parked"] != count:
+        assert time.monotonic() < end, mds.client.counters()
+        time.sleep(0.005)
 
 
 # --- data ------------------------------------------------------------------------------------------------
@@ -263,6 +272,36 @@ def test_a_write_survives_a_failing_replica(mds: MiniMds, how: str) -> None:
     assert mds.count_events(lib.VST_EV_REPLICA_FAILED) == 1, "reported once"
     assert victim.cs_id not in mds.inodes[1].chunks[0].replicas
     assert set(replicas_of(mds, 1, 0, 0, 50_000)) == {data}
+
+
+def test_writes_wait_for_a_newer_map(mds: MiniMds) -> None:
+    held: list[cl.Event] = []
+
+    def policy(event: cl.Event) -> bool:
+        if event.kind == lib.VST_EV_REPLICA_FAILED:
+            held.append(event)
+            return True
+        return False
+
+    file = mds.new_file()
+    file.io(WRITE, 0, 4096, noise(4096))
+    mds.policy = policy
+    victim = mds.servers[2]
+    victim.stop()
+    cookie = mds.submit(file, WRITE, 0, 4096, noise(4096, 5))
+    mds.wait_event(lib.VST_EV_REPLICA_FAILED)
+    wait_parked(mds, 1)  # the others have answered
+    writes = sum(r[0] == FrameType.WRITE for cs in mds.servers.values() for r in cs.requests)
+    later = mds.submit(file, WRITE, 8192, 10, noise(10))
+    wait_parked(mds, 2)
+    assert sum(r[0] == FrameType.WRITE for cs in mds.servers.values() for r in cs.requests) == writes
+    assert read(file, 4096, 10) == b""
+    assert not {cookie, later} & set(mds.done)
+    victim.start()
+    mds.install(1, 0)  # the same version again: try once more
+    assert mds.result(cookie) == 4096
+    assert mds.result(later) == 10
+    assert set(replicas_of(mds, 1, 0, 0, 4096)) == {noise(4096, 5)}
 
 
 def test_a_full_server_makes_writers_wait(mds: MiniMds) -> None:
@@ -521,6 +560,18 @@ def test_sessions_are_renewed_without_disturbing_what_runs(mds: MiniMds) -> None
     assert mds.count_events(lib.VST_EV_REPLICA_FAILED) == 0
     assert mds.client.counters()["reconnects"] == 0
     assert read(file, 0, CHUNK_BYTES)[: 200 * 4096] == b"".join(noise(4096, i) for i in range(200))
+
+
+def test_counters_show_what_waits(mds: MiniMds) -> None:
+    file = mds.new_file(size=4096, lease=NONE)
+    cookies = [mds.submit(file, READ, 0, 10, bytearray(10)) for _ in range(3)]
+    mds.wait_event(lib.VST_EV_NEED_LEASE)
+    wait_parked(mds, 3)
+    assert mds.client.counters()["inflight"] == 3
+    file.set_lease(SHARED, 0)
+    assert [mds.result(c) for c in cookies] == [10, 10, 10]
+    wait_parked(mds, 0)
+    assert mds.client.counters()["reads"] == 3
 
 
 def test_stop_ends_everything(mds: MiniMds) -> None:
