@@ -9,6 +9,8 @@ python=$1
 work=build/wheelhouse
 rm -rf "$work.new"
 mkdir -p "$work.new"
+# setuptools takes what it finds there into the wheel, also modules that are gone from the tree.
+rm -rf daemons/build
 # Wheels already fetched are taken from the last wheelhouse, so that only vstor itself is built again.
 mkdir -p "$work"
 "$python" -m pip wheel --quiet --disable-pip-version-check --no-build-isolation --find-links "$work" \

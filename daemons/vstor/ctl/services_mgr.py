@@ -171,6 +171,7 @@ def _start_group(
             say(f"{service.name}: already runs{by_hand}")
             continue
         if service.kind == "mount":
+            free_dead_mount(service.path)  # before mkdir, which cannot look at it either
             Path(service.path).mkdir(parents=True, exist_ok=True)
         marks[service.name] = manager.error_mark(service)
         manager.start(service)

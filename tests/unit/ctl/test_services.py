@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
@@ -237,3 +238,20 @@ def test_exec_becomes_the_daemon(base: Path, ctl: Ctl, monkeypatch: pytest.Monke
     assert ran[0][:2] == ["/bin/vstor-cs", "cs-c-1025"]
     assert str(repo) in ran[0]
     assert ctl("service", "exec", "cs", "c.1").code == 3
+
+
+def test_start_clears_the_mount_of_a_client_that_died(base: Path) -> None:
+    """Everything killed, supervisord too: the mount point can neither be looked at nor be made."""
+    point = base / "mnt"
+    point.mkdir()
+    device = os.open("/dev/fuse", os.O_RDWR)
+    data = f"fd={device},rootmode=40000,user_id=0,group_id=0".encode()
+    assert ctypes.CDLL(None).mount(b"dead", bytes(point), b"fuse", 0, data) == 0, "needs root"
+    os.close(device)
+    with pytest.raises(OSError, match="not connected"):
+        point.stat()
+    service = registry.register("c", "mount", mount_id(str(point)), str(point))
+    # The program in the client's place mounts nothing, so it is never ready; that the start gets that far is what counts.
+    failures = services_mgr.start(supervisor.Supervisor(), [service], deadline_s=0.0, say=lambda text: None)
+    assert [f.code.name for f in failures] == ["TIMED_OUT"]
+    assert point.is_dir()
