@@ -86,9 +86,9 @@ class Servers:
         return live is not None and live.conn_id != 0
 
     def is_known_good(self, cs_id: int) -> bool:
-        """Active, and its inventory has been compared with the maps."""
+        """Active and connected, and its inventory has been compared with the maps: what R6 counts."""
         live = self.live.get(cs_id)
-        return live is not None and live.activity == ACTIVE and live.inventory is None
+        return live is not None and live.activity == ACTIVE and live.conn_id != 0 and live.inventory is None
 
     def admin(self, s: Step, cs_id: int) -> str:
         """Administrative state."""

@@ -213,6 +213,7 @@ class Core:
         sessions.tick(s)
         csops.tick(s)
         self.orders.tick(s, self.servers.is_connected)
+        self.versions.tick(s)
         self.fences.tick(s)
         self.tracker.tick(now_ms)
         self.recovery.tick(s)

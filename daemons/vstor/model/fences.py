@@ -2,7 +2,8 @@
 
 DESIGN: each chunk the writer may have been writing gets a higher version at all its replicas (late writes are refused, R4), and then
 all replicas are made equal to one of them (R2: readers must not see different data by asking different replicas). Which one does not
-matter: what was flushed is on all. Void chunks are removed: nothing in them was ever reported, so nothing was flushed.
+matter: what was flushed is on all. Void chunks and those behind the end are removed: what was written to them was never reported, so it was
+not flushed, and must not show when somebody makes the file longer.
 The inode's `writer` is cleared when all is done; a new leader that finds a writer without a session starts again.
 """
 
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 
 from vstor.codes_gen import ErrorCode
 from vstor.model import versions
+from vstor.model.files import policy
 from vstor.model.outcome import Outcome
 from vstor.model.records import VOID, Chunk
 from vstor.model.step import Step
@@ -76,7 +78,9 @@ class Fences:
         if chunk is None:
             return
         s.core.recovery.abort(s, chunk.id)
-        if chunk.flags & VOID:
+        inode = s.tx.inode(fence.ino)
+        if chunk.flags & VOID or index << policy(inode).chunk_shift >= inode.size:
+            inode.used -= not chunk.flags & VOID
             s.tx.put_chunk(fence.ino, index, None)
             s.core.garbage.add(chunk.id, chunk.replicas)
             return

@@ -53,7 +53,7 @@ def resize(s: Step, ino: int, size: int) -> None:
     inode = s.tx.inode(ino)
     check_size(inode, size)
     shift = policy(inode).chunk_shift
-    if size < inode.size and not cut(s, ino, (size + (1 << shift) - 1) >> shift):
+    if not cut(s, ino, (size + (1 << shift) - 1) >> shift):
         inode.size = min(inode.size, max(size, _end(s, ino) << shift))
         raise Parked(("tick",), keep=True)
     inode.size = size

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from vstor.codes_gen import ErrorCode
+from vstor.model import versions
 from vstor.model.step import Step
 from vstor.proto.messages import OrderDelete
 
@@ -50,7 +51,7 @@ class Garbage:
     @staticmethod
     def _in_use(s: Step, chunk_id: int, cs_id: int) -> bool:
         """The replica came back into the map, or is being made, since it was put here."""
-        found = s.state.chunk_by_id(chunk_id)
+        found = versions.locate(s, chunk_id)
         return (found is not None and cs_id in found[2].replicas) or s.core.recovery.is_target(chunk_id, cs_id)
 
     def _send(self, s: Step, cs_id: int, numbers: list[int]) -> None:

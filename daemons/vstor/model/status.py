@@ -54,7 +54,8 @@ def _fill(room: list[int], copies: int) -> int:
         else:
             best = max(best, min(value, below // (copies - above)))
         below += value
-    return best
+    even = below // copies  # more than any one domain holds: all are full
+    return max(best, even) if room and even >= room[-1] else best
 
 
 def build(s: Step) -> dict[str, Any]:

@@ -23,6 +23,9 @@ class Raise:
     chunk_id: int
     version: int
     waiting: dict[int, int]  # cs id -> order id
+    retry: dict[int, int] = field(
+        default_factory=dict
+    )  # cs id -> when the last that could be reached gets its order again
     then: list[Callable[[Step, int], None]] = field(default_factory=list)  # called with the chunk id
 
 
@@ -121,9 +124,23 @@ class Versions:
             s.core.recovery.note_stale(chunk.id, cs_id, chunk.version - 1, chunk.version)
             self.start(s, ino, index, chunk._replace(replicas=others))
             return
-        # The last one that could be reached: its data is all there is. It gets the order again when it is back.
-        order = self._order(s, ino, chunk)
-        state.waiting[cs_id] = s.core.orders.send(s, cs_id, order, self._callback(state))
+        # The last one that could be reached: its data is all there is. It gets the order again until it does it.
+        state.retry[cs_id] = s.now_ms + s.core.config.int("mds.order.tout")
+
+    def tick(self, s: Step) -> None:
+        """Repeat orders that the last replica of a chunk failed."""
+        for state in [r for r in self.raising.values() if r.retry]:
+            found = locate(s, state.chunk_id)
+            if found is None:
+                del self.raising[state.chunk_id]
+                wake(s, state.chunk_id)
+                continue
+            for cs_id in [n for n, when in state.retry.items() if when <= s.now_ms and s.core.servers.is_connected(n)]:
+                del state.retry[cs_id]
+                order = self._order(s, found[0], found[2])
+                state.waiting[cs_id] = s.core.orders.send(
+                    s, cs_id, order, self._callback(state), 2 * s.core.config.int("mds.order.tout")
+                )
 
     def _finish(self, s: Step, state: Raise, ino: int, index: int, chunk: Chunk) -> None:
         del self.raising[state.chunk_id]

@@ -99,6 +99,14 @@ async def test_failures_are_reported_with_their_code(world: World) -> None:
     assert "ZeroDivisionError" in done.message
 
 
+async def test_a_version_for_a_chunk_never_written_makes_it(world: World) -> None:
+    assert (await world.result(m.OrderSetVersion(99, 6, 1 << 20))).status == 0
+    made = world.engine.chunks[99]
+    assert (made.version, made.syncing) == (6, False)
+    assert (await world.result(m.OrderSetVersion(99, 7, 1 << 20))).status == 0
+    assert made.version == 7
+
+
 async def test_older_epoch_is_refused(world: World) -> None:
     world.runner.set_epoch(5)
     done = await world.result(m.OrderSetVersion(7, 6), epoch=4)

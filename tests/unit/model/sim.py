@@ -118,6 +118,11 @@ class Server:
         ))  # fmt: skip
         self.inventory()
 
+    def restart(self) -> None:
+        """The process dies and comes back at once."""
+        self.kill()
+        self.start()
+
     def inventory(self) -> None:
         packed = b"".join(struct.pack("<QII", c, v, f) for c, (v, f) in self.chunks.items())
         self.sim.call(self.ctx, m.CsInventory(self.cs_id, packed, True))

@@ -187,7 +187,7 @@ class Writer:
         if not self.alive or self.waiting is not None:
             return
         try:
-            self.client.call(m.Commit(self.ino, 1, 1, sorted(self.fresh)))
+            self.client.call(m.Commit(self.ino, 3 << 26, 1, sorted(self.fresh)))
         except VstorError as exc:
             if exc.code not in (ErrorCode.NO_SESSION, ErrorCode.LEASE_LOST):
                 raise
