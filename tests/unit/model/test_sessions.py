@@ -83,9 +83,10 @@ def test_results_are_pruned_by_ack_and_bounded(sim: Sim) -> None:
         a.call(m.Create(1, b"%d" % n, REG, 0, 0))
         a.acked = a.next_id - 1
     assert len(sim.state.sessions[a.session_id].results) == 1
+    for n in range(RESULTS_MAX):
+        a.call(m.Create(1, b"x%d" % n, REG, 0, 0))
     with pytest.raises(VstorError) as caught:
-        for n in range(RESULTS_MAX + 1):
-            a.call(m.Create(1, b"x%d" % n, REG, 0, 0))
+        a.call(m.Create(1, b"one too many", REG, 0, 0))
     assert caught.value.code == ErrorCode.LIMIT
     a.acked = a.next_id - 1
     a.call(m.Create(1, b"y", REG, 0, 0))
