@@ -75,7 +75,9 @@ class Core:
         self.lost: deque[tuple[int, int]] = deque()  # (chunk id, cs id): a replica in the map that is not there
         self.lower: deque[tuple[int, int]] = deque()  # ... that missed an OrderSetVersion
         self.higher: deque[tuple[int, int, int]] = deque()  # ... and its version, above the map's
+        self.gone: set[tuple[int, int]] = set()  # (chunk id, cs id): the server says it lacks the only replica
         self.tracker = Tracker(self)
+        self.fill_level = 0  # percent last reported
         self._carry = Outcome()
         state.changed = set()
         for inos in list(state.writers.values()):
@@ -220,6 +222,7 @@ class Core:
         self.garbage.tick(s)
         self.keyring.rotate(s)
         admin.tick(s)
+        status.tick(s)
         return self._finish(s)
 
     def session_disconnected(self, ctx: Ctx, now_ms: int) -> Outcome:

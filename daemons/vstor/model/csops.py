@@ -158,6 +158,7 @@ def inventory(s: Step, body: CsInventory) -> Ok:
 
 
 def _compare(s: Step, cs_id: int, held: dict[int, tuple[int, int]], written: set[int]) -> None:
+    s.core.gone = {pair for pair in s.core.gone if pair[1] != cs_id}
     for chunk_id, (version, flags) in held.items():
         found = s.state.chunk_by_id(chunk_id)
         if found is None:
@@ -291,6 +292,8 @@ def _work_off(s: Step) -> None:
                 f"CS#{cs_id} lacks replicas it should hold (chunk {chunk_id} and perhaps more)",
             )
         elif len(found[2].replicas) == 1:
+            s.core.gone.add((chunk_id, cs_id))
+            versions.wake(s, chunk_id)
             s.core.servers.once(
                 s, f"gone {chunk_id}", "err", f"CS#{cs_id} lacks the only replica of chunk {chunk_id}: its data is lost"
             )

@@ -268,9 +268,9 @@ class LeaseTable:
         """Pushes to repeat on a session's new connection."""
         return [asked.push for asked in self.asked.values() if asked.session_id == session_id]
 
-    def overdue(self, since_ms: int) -> set[int]:
-        """Sessions that left a push unanswered from before since_ms."""
-        return {asked.session_id for asked in self.asked.values() if asked.since_ms < since_ms}
+    def overdue(self, since_ms: int) -> list[Asked]:
+        """Pushes unanswered from before since_ms."""
+        return [asked for asked in self.asked.values() if asked.since_ms < since_ms]
 
 
 def _objects(mode: int, kind: Kind) -> bool:

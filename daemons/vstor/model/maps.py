@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from vstor.codes_gen import ErrorCode
 from vstor.errors import VstorError
 from vstor.model import files, versions
+from vstor.model.chunkservers import DROPPED
 from vstor.model.placement import place
 from vstor.model.records import DOMAINS, VOID, Chunk, Inode
 from vstor.model.step import Parked, Step
@@ -106,6 +107,13 @@ class Maps:
         """Access to every server the maps name."""
         return s.core.keyring.access(s, s.session_id, {r for chunk in chunks for r in chunk.replicas})
 
+    def check_not_lost(self, s: Step, chunk: Chunk | None) -> None:
+        """Raises CHUNK_LOST: no server that is left has, or will have when it is back, a replica of data that was written."""
+        if chunk is None or chunk.flags & VOID:
+            return
+        if all(s.core.admin_of(r) == DROPPED or (chunk.id, r) in s.core.gone for r in chunk.replicas):
+            raise VstorError(ErrorCode.CHUNK_LOST, f"chunk {chunk.id}: no replica is left")
+
     # --- writing ------------------------------------------------------------------------------------------------
 
     def _ready(self, s: Step, inode: Inode, chunk: Chunk) -> bool:
@@ -178,6 +186,7 @@ class Maps:
         chunk = s.tx.chunk(inode.ino, body.index)
         if chunk is None or chunk.id != body.chunk_id:
             raise VstorError(ErrorCode.STALE)
+        self.check_not_lost(s, chunk)
         if s.core.versions.unsettled(chunk.id):
             raise Parked(("ver", chunk.id))
         if chunk.version > body.version:
@@ -224,6 +233,7 @@ def get_map(s: Step, body: GetMap) -> MapReply:
     maps = s.core.maps
     for index in range(body.index, min(body.index + body.count, files.INDEX_MAX)):
         try:
+            maps.check_not_lost(s, s.tx.chunk(inode.ino, index))
             chunk = maps.writable(s, inode, index) if body.write else s.tx.chunk(inode.ino, index)
         except (VstorError, Parked):
             if not chunks:

@@ -176,8 +176,11 @@ def end(s: Step, session_id: int) -> None:
 def tick(s: Step) -> None:
     """Sessions that were not renewed end; those that ignore recalls are refused renewal; files without a name and a user go."""
     ttl_ms = s.core.config.int("mds.lease.ttl")
-    for session_id in s.core.leases.overdue(s.now_ms - s.core.config.int("mds.lease.recall_tout")):
-        kick(s, session_id, "does not answer recalls")
+    for asked in s.core.leases.overdue(s.now_ms - s.core.config.int("mds.lease.recall_tout")):
+        if _cannot_flush(s, asked.ino):
+            asked.since_ms = s.now_ms  # its time begins when it can
+        else:
+            kick(s, asked.session_id, "does not answer recalls")
     for session_id, live in list(s.core.sessions.live.items()):
         if s.now_ms - live.last_ms >= ttl_ms:
             record = s.state.sessions.get(session_id)
@@ -192,6 +195,12 @@ def tick(s: Step) -> None:
         opens.bury(s, ino)
         if ino in s.state.extents:
             return  # an enormous one: a bounded part in each commit
+
+
+def _cannot_flush(s: Step, ino: int) -> bool:
+    """Chunks of the file do not take writes now, so its writer cannot give it back: it waits (R7) and so does who recalled it."""
+    chunks = (s.state.chunk(ino, index) for index in s.core.maps.open_indexes(s, ino))
+    return any(c is not None and s.core.tracker.state_of(c.id) in ("blocked", "pending", "offline") for c in chunks)
 
 
 def kick(s: Step, session_id: int, why: str) -> None:

@@ -58,6 +58,26 @@ def _fill(room: list[int], copies: int) -> int:
     return max(best, even) if room and even >= room[-1] else best
 
 
+FILL_LEVELS = (95, 90, 80)  # percent, from the top; warnings from 80 on (R11)
+
+
+def tick(s: Step) -> None:
+    """Say when the cluster fills up, and when it is over."""
+    active = [live for live in s.core.servers.live.values() if live.activity == ACTIVE and live.conn_id]
+    total = sum(live.space_bytes for live in active)
+    if not total:
+        return
+    used = 100 * (total - sum(live.free_bytes for live in active)) // total
+    level = next((n for n in FILL_LEVELS if used >= n), 0)
+    if level > s.core.fill_level:
+        s.event("err" if level == FILL_LEVELS[0] else "warn", f"The cluster is filled up to {used}%")
+    elif level < s.core.fill_level and used < s.core.fill_level - 2:
+        s.event("info", f"The cluster is filled up to {used}%")
+    elif level < s.core.fill_level:
+        return  # not up and down at the border
+    s.core.fill_level = level
+
+
 def build(s: Step) -> dict[str, Any]:
     """Everything `stat` and `top` show, but the MDS rows, which are the shell's."""
     assert s.state.cluster is not None

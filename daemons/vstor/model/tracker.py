@@ -38,17 +38,19 @@ class Tracker:
         self._queued: dict[int, int] = {}  # chunk id -> priority
         self._number = 0
         self._backlog: deque[int] = deque(core.state.chunk_home)
+        self._in_backlog: set[int] = set(self._backlog)  # each chunk once
 
     # --- input --------------------------------------------------------------------------------------------------
 
     def server_changed(self, cs_id: int) -> None:
         """Look at all chunks of the server again, in the background."""
-        self._backlog.extend(self._core.state.by_cs.get(cs_id, ()))
+        for chunk_id in self._core.state.by_cs.get(cs_id, ()):
+            self.again(chunk_id)
 
     def wanted(self, s: Step, chunk_id: int) -> None:
         """A client waits for the chunk: to the top of the queue."""
         self.awaited[chunk_id] = s.now_ms
-        self._backlog.appendleft(chunk_id)
+        self._look(chunk_id)
 
     def look(self, chunk_ids: set[int]) -> None:
         """Chunks whose map changed."""
@@ -59,9 +61,11 @@ class Tracker:
         """A bounded part of the backlog."""
         for chunk_id in [c for c, since in self.awaited.items() if now_ms - since > 30_000]:
             del self.awaited[chunk_id]
-            self._backlog.append(chunk_id)
+            self.again(chunk_id)
         for _ in range(min(BACKLOG_PER_TICK, len(self._backlog))):
-            self._look(self._backlog.popleft())
+            chunk_id = self._backlog.popleft()
+            self._in_backlog.discard(chunk_id)
+            self._look(chunk_id)
 
     def settled(self) -> bool:
         """Every chunk has been looked at since the servers last changed."""
@@ -159,8 +163,10 @@ class Tracker:
         return None
 
     def again(self, chunk_id: int) -> None:
-        """Look at the chunk again later (its copy failed or found no place)."""
-        self._backlog.append(chunk_id)
+        """Look at the chunk again later (its server changed, its copy failed or found no place)."""
+        if chunk_id not in self._in_backlog:
+            self._in_backlog.add(chunk_id)
+            self._backlog.append(chunk_id)
 
     def queued(self) -> int:
         """Chunks that wait for a copy."""

@@ -178,6 +178,16 @@ def test_full_servers_take_no_chunks_but_deletes_go_on() -> None:
     assert not any(s.chunks for s in w.servers)
 
 
+def test_filling_up_is_told_once_for_each_level() -> None:
+    w = World()
+    for percent in (85, 86, 79, 85, 96, 50):
+        for server in w.servers:
+            server.free = server.space * (100 - percent) // 100
+        w.sim.run(400)
+    told = [e for e in w.events() if e.startswith("The cluster is filled")]
+    assert [e.split()[-1] for e in told] == ["85%", "96%", "50%"]
+
+
 def test_capacity_limit() -> None:
     w = World()
     w.config("mds.alloc.capacity_limit", "10")
@@ -253,6 +263,23 @@ def test_below_the_minimum_writes_wait_and_resume_by_return() -> None:
     w.sim.run(10_000)
     assert set(waiting.reply.chunks[0].replicas) == {s.cs_id for s in w.servers}
     assert w.state() == "healthy"
+
+
+def test_a_writer_that_cannot_flush_keeps_its_session() -> None:
+    """Below the minimum a recall cannot be answered; that is no fault of the client."""
+    w = World(replicas="2:2", servers=2)
+    bad = w.server()
+    bad.kill()
+    w.failed(bad.cs_id, 1)
+    w.client.answer = False
+    other = w.sim.client("o")
+    waiting = other.send(m.Open(w.ino, m.SHARED))
+    w.sim.run(3 * MINUTES)
+    assert not waiting.done
+    bad.start()
+    w.sim.run(5000)
+    w.client.react(w.client.pushes[0])
+    assert waiting.reply.lease == m.SHARED
 
 
 def test_a_dead_replica_is_dropped_when_a_writer_comes() -> None:
@@ -336,6 +363,13 @@ def test_the_only_replica_lost_is_an_error_but_stays_in_the_map() -> None:
     w.sim.run(2000)
     assert w.chunk().replicas == (server.cs_id,)
     assert any("its data is lost" in e for e in w.events())
+    with pytest.raises(VstorError) as caught:
+        w.client.call(m.GetMap(w.ino, 0, 1, False))
+    assert code(caught) == ErrorCode.CHUNK_LOST
+    server.chunks[w.chunk().id] = [1, 0]  # found again
+    server.restart()
+    w.sim.run(1000)
+    assert w.client.call(m.GetMap(w.ino, 0, 1, False)).chunks[0].replicas
 
 
 def test_versions_above_the_maps_are_adopted() -> None:
@@ -537,6 +571,9 @@ def test_force_refuses_to_lose_data_unless_told() -> None:
     w.sim.call(ctl, m.RemoveCs(server.cs_id, force=True, accept_loss=True))
     w.sim.run(2000)
     assert w.state() == "offline"
+    with pytest.raises(VstorError) as caught:
+        w.client.call(m.GetMap(w.ino, 0, 1, False))
+    assert code(caught) == ErrorCode.CHUNK_LOST
 
 
 def test_maintenance_starts_no_replication_and_ends_by_itself() -> None:
