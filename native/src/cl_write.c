@@ -19,7 +19,8 @@ bool write_map_ready(struct part *p)
 		return false;
 	}
 	if (c->failed && c->map->version <= c->failed_version) {
-		part_backoff(p); /* an attempt: with the next map a server in back-off is waited for, not reported again */
+		part_backoff(
+			p); /* an attempt: with the next map a server in back-off is waited for, not reported again */
 		return false;
 	}
 	return true;
