@@ -259,6 +259,7 @@ async def serve(config: Config, told: daemon.Readiness, report: Report) -> None:
         told.stopping()
         if server is not None:
             server.close()
+            config.metrics_socket.unlink(missing_ok=True)
     finally:
         await mount.close()
 
@@ -283,10 +284,6 @@ class Report:
             os.write(self._fd, f"{status}\n{line}".encode()[:4000])
             os.close(self._fd)
             self._fd = -1
-            null = os.open(os.devnull, os.O_RDWR)
-            for standard in (0, 1, 2):
-                os.dup2(null, standard)
-            os.close(null)
 
 
 def _into_background() -> Report:
@@ -297,6 +294,10 @@ def _into_background() -> Report:
         os.close(reading)
         os.setsid()
         os.chdir("/")
+        null = os.open(os.devnull, os.O_RDWR)
+        for standard in (0, 1, 2):  # what goes wrong is reported by the parent
+            os.dup2(null, standard)
+        os.close(null)
         return Report(writing)
     os.close(writing)
     text = b""

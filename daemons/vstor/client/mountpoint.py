@@ -83,9 +83,29 @@ def is_mounted(point: str) -> bool:
     return False
 
 
+def _clear_dead(path: str, point: str) -> None:
+    """A vstor mount whose process died (nothing behind it can be reached any more) makes room for a new one."""
+    if not is_mounted(point):
+        raise VstorError(
+            ErrorCode.IN_USE, f"mount point {path} is left over from a dead file system; free it with: umount {path}"
+        )
+    number = umount(point, lazy=True)
+    if number:
+        message = f"mount point {path} is left over from a mount whose process died, and cannot be freed: {os.strerror(number)}"
+        raise VstorError(ErrorCode.IN_USE, message)
+
+
 def check_point(path: str) -> str:
-    """The absolute path of a usable mount point. Raises CONFIG, IN_USE, NOT_FOUND, NOT_DIR: one line each."""
+    """The absolute path of a usable mount point; what a dead mount left there is detached.
+
+    Raises CONFIG, IN_USE, NOT_FOUND, NOT_DIR: one line each.
+    """
     point = os.path.realpath(path)
+    try:
+        os.statvfs(point)  # asks the file system, where stat may be answered from a cache
+    except OSError as exc:
+        if exc.errno == errno.ENOTCONN:
+            _clear_dead(path, point)
     try:
         mode = os.stat(point).st_mode
     except FileNotFoundError:
@@ -93,9 +113,6 @@ def check_point(path: str) -> str:
             ErrorCode.NOT_FOUND, f"mount point {path} does not exist; make it with: mkdir -p {path}"
         ) from None
     except OSError as exc:
-        if exc.errno == errno.ENOTCONN:
-            message = f"mount point {path} is left over from a mount whose process died; free it with: umount {path}"
-            raise VstorError(ErrorCode.IN_USE, message) from None
         raise VstorError(ErrorCode.CONFIG, f"mount point {path}: {exc.strerror}") from exc
     if not stat.S_ISDIR(mode):
         raise VstorError(ErrorCode.NOT_DIR, f"mount point {path} is not a directory")

@@ -1,0 +1,185 @@
+"""Two mounts of one cluster used at the same time: nothing old is seen, nothing is lost, nobody waits for ever."""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.helpers.cluster import Cluster
+
+THREADS_S_MAX = 60.0
+
+
+def both(cluster: Cluster, mnt: Path) -> tuple[Path, Path]:
+    return mnt, cluster.mounts["b"] / mnt.relative_to(cluster.mounts["a"])
+
+
+def at_once(*works: Callable[[], None]) -> None:
+    """Run together; a thread that does not end fails the test."""
+    failures: list[BaseException] = []
+
+    def run(work: Callable[[], None]) -> None:
+        try:
+            work()
+        except BaseException as exc:  # noqa: BLE001 - said by the assertion below
+            failures.append(exc)
+
+    threads = [threading.Thread(target=run, args=(work,), daemon=True) for work in works]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(THREADS_S_MAX)
+    assert not any(thread.is_alive() for thread in threads), "they wait for each other"
+    assert not failures, failures
+
+
+def test_files_made_in_one_directory_by_both(shared_cluster: Cluster, mnt: Path) -> None:
+    a, b = both(shared_cluster, mnt)
+
+    def make(where: Path, mark: str) -> Callable[[], None]:
+        return lambda: [(where / f"{mark}-{i}").write_text(mark) for i in range(60)] and None
+
+    at_once(make(a, "a"), make(b, "b"), make(a, "c"), make(b, "d"))
+    names = {f"{mark}-{i}" for mark in "abcd" for i in range(60)}
+    assert set(os.listdir(a)) == set(os.listdir(b)) == names
+
+
+def test_directories_renamed_by_both(shared_cluster: Cluster, mnt: Path) -> None:
+    a, b = both(shared_cluster, mnt)
+    (a / "d1").mkdir()
+    (a / "d1" / "inside").write_text("kept")
+
+    def move(where: Path) -> Callable[[], None]:
+        def run() -> None:
+            for i in range(60):
+                with contextlib.suppress(FileNotFoundError):
+                    os.rename(where / f"d{1 + i % 2}", where / f"d{2 - i % 2}")
+
+        return run
+
+    at_once(move(a), move(b))
+    (name,) = os.listdir(a)
+    assert os.listdir(b) == [name]
+    assert (a / name / "inside").read_text() == (b / name / "inside").read_text() == "kept"
+
+
+def test_a_file_replaced_by_both_is_always_whole(shared_cluster: Cluster, mnt: Path) -> None:
+    a, b = both(shared_cluster, mnt)
+    (a / "cfg").write_text("v" * 100)
+    stop = threading.Event()
+
+    def replace(where: Path, mark: str) -> Callable[[], None]:
+        def run() -> None:
+            for _ in range(30):
+                (where / f".tmp-{mark}").write_text(mark * 100)
+                os.rename(where / f".tmp-{mark}", where / "cfg")
+            stop.set()
+
+        return run
+
+    def read(where: Path) -> Callable[[], None]:
+        def run() -> None:
+            while not stop.is_set():
+                text = (where / "cfg").read_text()
+                assert len(text) == 100
+                assert len(set(text)) == 1
+
+        return run
+
+    at_once(replace(a, "p"), replace(b, "q"), read(a), read(b))
+
+
+def test_one_block_written_by_both_without_pause(shared_cluster: Cluster, mnt: Path) -> None:
+    a, b = both(shared_cluster, mnt)
+    (a / "block").write_bytes(bytes(4096))
+    end = time.monotonic() + 3
+    counts = [0, 0]
+
+    def write(where: Path, k: int) -> Callable[[], None]:
+        def run() -> None:
+            with (where / "block").open("r+b", buffering=0) as f:
+                while time.monotonic() < end:
+                    os.pwrite(f.fileno(), bytes([65 + k]) * 4096, 0)
+                    counts[k] += 1
+
+        return run
+
+    def read(where: Path) -> Callable[[], None]:
+        def run() -> None:
+            with (where / "block").open("rb", buffering=0) as f:
+                while time.monotonic() < end:
+                    assert len(set(os.pread(f.fileno(), 4096, 0))) == 1
+
+        return run
+
+    at_once(write(a, 0), write(b, 1), read(a), read(b))
+    assert min(counts) > 0
+
+
+def test_a_counter_under_a_lock(shared_cluster: Cluster, mnt: Path) -> None:
+    a, b = both(shared_cluster, mnt)
+    code = """
+import fcntl, os, sys
+f = os.open(sys.argv[1], os.O_RDWR)
+for _ in range(40):
+    fcntl.lockf(f, fcntl.LOCK_EX)
+    value = int(os.pread(f, 20, 0))
+    os.pwrite(f, b"%d" % (value + 1), 0)
+    fcntl.lockf(f, fcntl.LOCK_UN)
+"""
+    (a / "counter").write_text("0")
+    workers = [subprocess.Popen([sys.executable, "-c", code, str(p / "counter")]) for p in (a, b, a, b)]
+    assert [worker.wait(THREADS_S_MAX) for worker in workers] == [0] * 4
+    assert (a / "counter").read_text() == (b / "counter").read_text() == "160"
+
+
+def test_a_log_is_followed_on_both(shared_cluster: Cluster, mnt: Path) -> None:
+    a, b = both(shared_cluster, mnt)
+    with (a / "log").open("ab", buffering=0) as log, (a / "log").open("rb") as near, (b / "log").open("rb") as far:
+        expected = b""
+        for i in range(60):
+            line = b"line %06d\n" % i
+            log.write(line)
+            expected += line
+            assert os.pread(near.fileno(), 1 << 20, 0) == expected
+            if i % 3 == 0:
+                assert os.pread(far.fileno(), 1 << 20, 0) == expected
+
+
+def test_a_mapping_sees_what_the_other_writes(shared_cluster: Cluster, mnt: Path) -> None:
+    a, b = both(shared_cluster, mnt)
+    with (a / "map").open("w+b") as f:
+        f.truncate(1 << 20)
+        with mmap.mmap(f.fileno(), 1 << 20) as mapped:
+            for i in range(20):
+                at = i * 50_001
+                mapped[at : at + 8] = b"%08d" % i
+                mapped.flush()
+                with (b / "map").open("r+b", buffering=0) as other:
+                    assert os.pread(other.fileno(), 8, at) == b"%08d" % i
+                    os.pwrite(other.fileno(), b"theirs", at + 100)
+                assert mapped[at + 100 : at + 106] == b"theirs"
+
+
+def test_direct_writes_beside_buffered_reads(mnt: Path) -> None:
+    fd = os.open(mnt / "f", os.O_RDWR | os.O_CREAT | os.O_DIRECT)
+    buf = mmap.mmap(-1, 65_536)
+    for i in range(40):
+        if i == 20:
+            held = (mnt / "f").open("rb", buffering=0)
+        buf[:] = bytes([i]) * 65_536
+        at = i % 4 * 65_536
+        assert os.pwrite(fd, buf, at) == 65_536
+        with (mnt / "f").open("rb", buffering=0) as f:
+            assert os.pread(f.fileno(), 65_536, at) == buf[:]
+        if i >= 20:
+            assert os.pread(held.fileno(), 65_536, at) == buf[:]
+    held.close()
+    os.close(fd)

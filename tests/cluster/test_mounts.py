@@ -1,0 +1,103 @@
+"""vstor-mount as a command: in the background, refused, killed, without a cluster; and the library beside it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.cluster import Cluster, umount, wait_for
+
+
+@pytest.fixture
+def point(shared_cluster: Cluster, tmp_path: Path) -> Path:
+    path = tmp_path / "mnt"
+    path.mkdir()
+    return path
+
+
+def mount(cluster: Cluster, *args: str | Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    argv = [sys.executable, "-m", "vstor.client.main", "-c", cluster.name, *map(str, args)]
+    return subprocess.run(argv, env={**cluster.env, **(env or {})}, capture_output=True, text=True, timeout=60)
+
+
+def ready_pid(cluster: Cluster, point: Path) -> int:
+    files = [p for p in (cluster.base / "run").glob("mount-*.ready") if point.parent.name in p.name]
+    assert len(files) == 1
+    return int(files[0].read_text())
+
+
+def test_background_mount_works_when_the_command_returns(shared_cluster: Cluster, point: Path) -> None:
+    done = mount(shared_cluster, point)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert os.path.ismount(point)
+    (point / "from-background").write_text("x")
+    assert (shared_cluster.mounts["a"] / "from-background").read_text() == "x"
+    busy = mount(shared_cluster, point)
+    assert busy.returncode == 7
+    assert "already mounted" in busy.stderr
+    pid = ready_pid(shared_cluster, point)
+    subprocess.run(["umount", point], check=True)
+    wait_for("the process to end", lambda: not Path(f"/proc/{pid}").exists())
+
+
+def test_a_killed_mount_makes_room_for_the_next(shared_cluster: Cluster, point: Path) -> None:
+    assert mount(shared_cluster, point).returncode == 0
+    pid = ready_pid(shared_cluster, point)
+    os.kill(pid, 9)
+    wait_for("the process to end", lambda: not Path(f"/proc/{pid}").exists())
+    try:
+        again = mount(shared_cluster, point)
+        assert again.returncode == 0, again.stderr
+        assert set(os.listdir(point)) == set(os.listdir(shared_cluster.mounts["a"]))
+        subprocess.run(["umount", point], check=True)
+    finally:
+        umount(point)
+
+
+def test_options(shared_cluster: Cluster, point: Path) -> None:
+    done = mount(shared_cluster, "-o", "ro,noatime", "-u", "12", "-g", "34", "-m", "0750", point)
+    assert done.returncode == 0, done.stderr
+    try:
+        assert (point.stat().st_uid, point.stat().st_gid, point.stat().st_mode & 0o7777) == (12, 34, 0o750)
+        with pytest.raises(OSError, match="Read-only"):
+            (point / "x").write_text("x")
+        assert any(f" {point} fuse.vstor ro," in line for line in Path("/proc/mounts").read_text().splitlines())
+    finally:
+        subprocess.run(["umount", point], check=True)
+
+
+def test_a_cluster_that_does_not_answer(shared_cluster: Cluster, point: Path, tmp_path: Path) -> None:
+    etc = tmp_path / "etc"
+    subprocess.run(["cp", "-r", shared_cluster.env["VSTOR_ETC"], etc], check=True)
+    (etc / "clusters" / shared_cluster.name / "bs.list").write_text("127.0.0.1:9\n")
+    done = mount(shared_cluster, "-o", "timeout=1", point, env={"VSTOR_ETC": str(etc)})
+    assert done.returncode == 10
+    assert done.stderr.count("\n") == 1
+    assert "UNREACHABLE" in done.stderr
+    assert not os.path.ismount(point)
+
+
+def test_the_library_sees_what_mounts_see(shared_cluster: Cluster, mnt: Path) -> None:
+    code = """
+import sys
+from vstor.client import Client
+with Client("test") as c, c.open(sys.argv[1] + "/f", "x+b") as f:
+    f.pwrite(b"from the library", 5_000_000)
+    f.sync()
+    with open(sys.argv[2] + "/f", "r+b", buffering=0) as other:
+        other.seek(5_000_000)
+        assert other.read() == b"from the library"
+        other.seek(0)
+        other.write(b"from a mount")
+    assert f.pread(12, 0) == b"from a mount"
+    assert f.size == 5_000_016
+    c.rename(sys.argv[1] + "/f", sys.argv[1] + "/g")
+"""
+    argv = [sys.executable, "-c", code, f"/{mnt.name}", str(mnt)]
+    done = subprocess.run(argv, env=shared_cluster.env, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert os.listdir(mnt) == ["g"]
