@@ -122,11 +122,27 @@ class Names:
     async def unlink(self, parent: int, name: bytes, *, directory: bool = False) -> None:
         """Remove a name. A file that nobody has open any more is let go, so that the MDS can delete it."""
         check_name(name)
-        ino = self.table.entry(parent, name)
+        ino = await self._behind(parent, name)
         await self.session.call(m.Rmdir(parent, name) if directory else m.Unlink(parent, name))
         self._touched(parent)
         self.table.add_entry(parent, name, 0)
         self._one_link_less(ino, directory)
+
+    async def _behind(self, parent: int, name: bytes) -> int | None:
+        """The inode of a name that is about to go, None when there is none.
+
+        The kernel may know names that this table has forgotten (it moves them along in a rename) and change them without a LOOKUP.
+        Attributes of the inode would then stay as they are: the MDS invalidates only other sessions.
+        """
+        ino = self.table.entry(parent, name)
+        if ino is not None:
+            return ino or None
+        try:
+            return (await self.lookup(parent, name)).ino
+        except VstorError as exc:
+            if exc.code != ErrorCode.NOT_FOUND:
+                raise
+            return None
 
     def _one_link_less(self, ino: int | None, directory: bool) -> None:
         inode = self.table.get(ino) if ino else None
@@ -147,7 +163,7 @@ class Names:
         check_name(new_name)
         if flags & ~3:
             raise VstorError(ErrorCode.INVALID, f"rename flags {flags:#x} are not known")
-        moved, replaced = self.table.entry(parent, name), self.table.entry(new_parent, new_name)
+        moved, replaced = await self._behind(parent, name), await self._behind(new_parent, new_name)
         await self.session.call(m.Rename(parent, name, new_parent, new_name, flags))
         self._touched(parent)
         self._touched(new_parent)

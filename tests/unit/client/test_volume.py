@@ -230,6 +230,25 @@ async def test_unlinked_but_open_lives_until_the_last_close(world: World) -> Non
     await world.until(lambda: not a.engine.native.files)
 
 
+async def test_the_last_name_is_counted_though_the_kernel_moved_it_along(world: World) -> None:
+    """After a rename the kernel unlinks, and renames over, the new name without looking it up."""
+    a = await world.client()
+    ino, _ = await make(a, b"f")
+    other, _ = await make(a, b"over")
+    await a.names.rename(ROOT_INO, b"f", ROOT_INO, b"g", 0)
+    await a.names.rename(ROOT_INO, b"over", ROOT_INO, b"was-over", 0)
+    for inode in (ino, other):
+        attr = (await a.names.getattr(inode)).attr
+        assert attr is not None
+        assert attr.nlink == 1
+    await a.names.rename(ROOT_INO, b"g", ROOT_INO, b"was-over", 0)  # `other` loses its last name
+    await a.names.unlink(ROOT_INO, b"was-over")  # and now `ino` does
+    for inode in (ino, other):
+        attr = (await a.names.getattr(inode)).attr
+        assert attr is not None
+        assert attr.nlink == 0
+
+
 async def test_an_idle_open_file_that_is_unlinked_elsewhere_is_let_go(world: World) -> None:
     a, b = await world.client(), await world.client()
     ino, fh = await make(a, b"f", b"data")
