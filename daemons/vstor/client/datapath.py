@@ -241,5 +241,5 @@ class DataPath:
     def _append_moved(self, event: Any) -> None:
         """The kernel cached an append at the place it believed in; the data is elsewhere."""
         self.tasks.spawn(
-            self.leases.kernel.drop_pages(event.ino, event.offset, max(1, event.result)), f"drop-{event.ino}"
+            self.leases.kernel.drop_pages(event.ino, event.offset, max(1, event.result), late=True), f"drop-{event.ino}"
         )

@@ -24,8 +24,11 @@ class KernelCache(Protocol):
     async def drop_attr(self, ino: int, *, known: bool) -> None:
         """Attributes are old. known: the kernel holds a reference, so not finding it means "not yet"."""
 
-    async def drop_pages(self, ino: int, offset: int = 0, length: int = 0) -> bool:
-        """Write back and drop pages (length 0: to the end) and attributes. False when some could not be dropped."""
+    async def drop_pages(self, ino: int, offset: int = 0, length: int = 0, *, late: bool = False) -> bool:
+        """Write back and drop pages (length 0: to the end) and attributes. False when some could not be dropped.
+
+        late: a page may be locked by a request that waits for a lease, so this may take as long as another client likes.
+        """
 
     names_cached: bool  # names may be given a time of validity, because drop_names can take it back
 
@@ -44,7 +47,7 @@ class NoKernel:
     async def drop_attr(self, ino: int, *, known: bool) -> None:
         return
 
-    async def drop_pages(self, ino: int, offset: int = 0, length: int = 0) -> bool:
+    async def drop_pages(self, ino: int, offset: int = 0, length: int = 0, *, late: bool = False) -> bool:
         return True
 
     def drop_names(self) -> None:
@@ -55,7 +58,7 @@ class NoKernel:
 
 
 class FuseKernel:
-    """Notifications to the kernel from a small pool of threads, because they can block on page locks.
+    """Notifications to the kernel; those that can block on page locks from small pools of threads.
 
     `notify(code, body)` gives 0 or a negative errno (vst_fuse_notify).
     """
@@ -63,36 +66,35 @@ class FuseKernel:
     def __init__(self, notify: Callable[[int, bytes], int]) -> None:
         self._notify = notify
         self.names_cached = False
-        self._pool = ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="fuse-notify")
+        # Late drops wait for other clients, so they must not keep the threads from drops that others wait for.
+        self._pool = ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="fuse-drop")
+        self._late_pool = ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="fuse-drop-late")
         self.sent = 0
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
-
-    async def _tell(self, code: int, body: bytes) -> int:
-        self.sent += 1
-        return await asyncio.get_running_loop().run_in_executor(self._pool, self._notify, code, body)
+        self._late_pool.shutdown(wait=False, cancel_futures=True)
 
     async def drop_attr(self, ino: int, *, known: bool) -> None:
-        await self._inode(ino, -1, 0, known)
+        """Without a range the kernel takes no lock that anybody keeps, so this needs no thread."""
+        self.sent += 1
+        body = fp.inval_inode(ino, -1, 0)
+        result = self._notify(fp.Notify.INVAL_INODE, body)
+        for pause_s in UNKNOWN_RETRIES_S if known else ():
+            if result != -errno.ENOENT:
+                return
+            await asyncio.sleep(pause_s)
+            result = self._notify(fp.Notify.INVAL_INODE, body)
 
-    async def drop_pages(self, ino: int, offset: int = 0, length: int = 0) -> bool:
+    async def drop_pages(self, ino: int, offset: int = 0, length: int = 0, *, late: bool = False) -> bool:
+        self.sent += 1
+        pool, body = self._late_pool if late else self._pool, fp.inval_inode(ino, offset, length)
         for _ in range(3):
-            result = await self._inode(ino, offset, length, known=False)
+            result = await asyncio.get_running_loop().run_in_executor(pool, self._notify, fp.Notify.INVAL_INODE, body)
             if result in (0, -errno.ENOENT):
                 return True
         log.warning("kernel keeps pages ino=%s offset=%s length=%s errno=%s", ino, offset, length, -result)
         return False
-
-    async def _inode(self, ino: int, offset: int, length: int, known: bool) -> int:
-        body = fp.inval_inode(ino, offset, length)
-        result = await self._tell(fp.Notify.INVAL_INODE, body)
-        for pause_s in UNKNOWN_RETRIES_S if known else ():
-            if result != -errno.ENOENT:
-                break
-            await asyncio.sleep(pause_s)
-            result = await self._tell(fp.Notify.INVAL_INODE, body)
-        return result
 
     def probe(self) -> None:
         """Once the file system is mounted: what can this kernel do?

@@ -55,6 +55,17 @@ def collect(inode: Inode) -> None:
             return
 
 
+def merged(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Overlapping and neighbouring (start, end) as one."""
+    out: list[tuple[int, int]] = []
+    for start, end in sorted(ranges):
+        if out and start <= out[-1][1]:
+            out[-1] = (out[-1][0], max(out[-1][1], end))
+        else:
+            out.append((start, end))
+    return out
+
+
 class Leases:
     """Concurrency: one event loop. Pushes come in connection order."""
 
@@ -237,19 +248,19 @@ class Leases:
         else:
             late = None
         if inode.pages:
-            ranges = [(0, 0)] if late is None else [(start, end - start) for start, end in late]
-            await self._drop_late_pages(inode.ino, ranges)
+            await self._drop_late_pages(inode.ino, [(0, 0)] if late is None else late)
         if had == EXCLUSIVE:
             self._note_written(inode)
         file.drop_chunks(0)
 
     async def _drop_late_pages(self, ino: int, ranges: list[tuple[int, int]]) -> None:
-        if not ranges:
-            return
+        """ranges: (start, end); end 0: to the end of the file."""
         drops = [
-            self.tasks.spawn(self.kernel.drop_pages(ino, start, length), f"drop-{ino}") for start, length in ranges
+            self.tasks.spawn(self.kernel.drop_pages(ino, start, max(0, end - start), late=True), f"drop-{ino}")
+            for start, end in merged(ranges)
         ]
-        await asyncio.wait(drops, timeout=LATE_PAGES_S_MAX)
+        if drops:
+            await asyncio.wait(drops, timeout=LATE_PAGES_S_MAX)
 
     # --- invalidation of attributes and names
 
@@ -305,6 +316,6 @@ class Leases:
         self.drop_kernel_names()
         for inode in list(self.table.inodes.values()):
             if inode.pages:
-                self.tasks.spawn(self.kernel.drop_pages(inode.ino), f"drop-{inode.ino}")
+                self.tasks.spawn(self.kernel.drop_pages(inode.ino, late=True), f"drop-{inode.ino}")
             elif inode.nlookup:
                 self.tasks.spawn(self.kernel.drop_attr(inode.ino, known=False), f"drop-attr-{inode.ino}")

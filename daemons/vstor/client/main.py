@@ -210,8 +210,13 @@ class Mount:
         if not stat.S_ISDIR(mode):
             raise VstorError(ErrorCode.INTERNAL, "the root of the file system is not a directory")
 
+    def _describe(self) -> None:
+        for line in self.volume.describe():
+            log.warning("state %s", line)
+
     async def wait(self) -> None:
-        """Until umount(8) or SIGTERM."""
+        """Until umount(8) or SIGTERM. SIGUSR1 writes what is going on into the log."""
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, self._describe)
         signalled = asyncio.ensure_future(daemon.wait_for_signal())
         unmounted = asyncio.ensure_future(self._closed.wait())
         await asyncio.wait({signalled, unmounted}, return_when=asyncio.FIRST_COMPLETED)

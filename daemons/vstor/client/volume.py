@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -100,6 +101,39 @@ class Volume:
     def _posix_locked(self, ino: int) -> None:
         if self.on_posix_lock is not None:
             self.on_posix_lock(ino)
+
+    def describe(self) -> list[str]:
+        """What is going on, for people who look for a hang: one line each."""
+        out = [
+            f"session={self.session.id} remaining_ms={self.session.remaining_ms()} counters={self.engine.native.counters()}"
+        ]
+        for inode in self.table.inodes.values():
+            if (
+                inode.recalling
+                or inode.negotiating
+                or inode.acquire_lock.locked()
+                or inode.recall_lock.locked()
+                or inode.handles
+            ):
+                out.append(
+                    f"ino={inode.ino} lease={inode.lease} opened={inode.opened} handles={len(inode.handles)} writers={inode.writers}"
+                    f" recalling={inode.recalling} negotiating={inode.negotiating} acquiring={inode.acquire_lock.locked()}"
+                    f" releasing={inode.recall_lock.locked()} committing={inode.commit_lock.locked()} pages={inode.pages}"
+                    f" size={inode.file.size if inode.file is not None else None}"
+                )
+        return out + [f"task={task.get_name()} at={_where(task)}" for task in asyncio.all_tasks()]
+
+
+def _where(task: asyncio.Task[Any]) -> str:
+    """Innermost line of a waiting task, through the chain of coroutines."""
+    coro: Any = task.get_coro()
+    place = "?"
+    while coro is not None:
+        frame = getattr(coro, "cr_frame", None)
+        if frame is not None:
+            place = f"{frame.f_code.co_qualname}:{frame.f_lineno}"
+        coro = getattr(coro, "cr_await", None)
+    return place
 
 
 def connect_to(cluster: str, bootstrap: list[str] | None = None) -> MakeRpc:
