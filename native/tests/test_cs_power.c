@@ -43,6 +43,7 @@ static struct write *log_head;
 static struct {
 	int countdown; /* operations until the power fails */
 	int torn; /* data blocks may be torn inside, too */
+	int plain; /* writes ask for nothing, and a cut loses all that was not flushed */
 } power;
 
 struct cs_ring {
@@ -131,7 +132,7 @@ static void power_cut(void)
 		for (uint64_t at = 0; at < w->len; at += CS_BLOCK)
 			if (!w->stable[at / CS_BLOCK])
 				CHECK_EQ(vst_pwrite_full(w->fd, w->old + at, CS_BLOCK, w->off + at), 0);
-	reinstate(log_head, chances[below(5)]);
+	reinstate(log_head, power.plain ? 0 : chances[below(5)]);
 	for (struct write *w = log_head; w; w = w->next)
 		CHECK_EQ(fsync(w->fd), 0);
 	_exit(42);
@@ -378,11 +379,11 @@ static void start(struct cs *cs, struct action *a, int i, uint32_t b0, uint32_t 
 	r->cs = cs;
 	r->c = cs_chunk_find(cs, id_of(i));
 	CHECK(r->c != NULL);
-	r->op = below(5) ? CS_WRITE : CS_PUNCH;
+	r->op = power.plain || below(5) ? CS_WRITE : CS_PUNCH;
 	r->local = 1;
 	r->done = finished;
 	r->version = 1;
-	r->durable = below(5) == 0;
+	r->durable = !power.plain && below(5) == 0;
 	r->off = (uint64_t)b0 * CS_BLOCK;
 	r->len = (uint64_t)blocks * CS_BLOCK;
 	a->stamp = r->op == CS_WRITE ? ++m->stamp : 0;
@@ -454,9 +455,14 @@ static void child(void)
 		uint32_t what = below(100);
 		if (what < 70)
 			step_io(cs);
-		else if (what < 80)
+		else if (what < 80) {
+			/* What SYNC itself flushes is only seen when nothing else flushed it before or after. */
+			if ((power.plain = below(6) == 0))
+				step_io(cs);
 			step_sync(cs);
-		else if (what < 90)
+			if (power.plain)
+				power_cut();
+		} else if (what < 90)
 			cs->ck.wanted = 1; /* a checkpoint runs beside what follows */
 		else if (what < 92)
 			CHECK_EQ(cs_drain_all(cs), 0);

@@ -267,7 +267,9 @@ class Client:
     # --- files
 
     def open(self, path: PathLike, mode: str | int = "rb", perm: int = 0o644) -> File:
-        """mode: one of MODES, or flags of open(2); O_SYNC and O_APPEND are honoured."""
+        """mode: one of MODES (files are bytes), or flags of open(2); O_SYNC and O_APPEND are honoured. Raises ValueError."""
+        if isinstance(mode, str) and mode not in MODES:
+            raise ValueError(f"mode {mode!r} is not one of {', '.join(MODES)}")
         flags = MODES[mode] if isinstance(mode, str) else mode
         inode, handle = self.call(self._open_file(path, flags, perm), path)
         return File(self, inode, handle)

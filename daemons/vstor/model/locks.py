@@ -77,10 +77,6 @@ class LockTable:
                         todo.append((against[0], against[1].owner, against[1].flock))
         return False
 
-    def of_session(self, session_id: int) -> list[LockRange]:
-        """All locks of a session."""
-        return [lock for locks in self.by_ino.values() for holder, lock in locks if holder == session_id]
-
     def end_session(self, session_id: int, out: Outcome) -> None:
         """Release everything of a session and forget its waits."""
         for ino, locks in list(self.by_ino.items()):

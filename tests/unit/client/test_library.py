@@ -134,3 +134,8 @@ def test_a_client_that_cannot_start_says_why_and_leaves_no_thread() -> None:
     with pytest.raises(OSError, match="nobody there"):
         Client("test", make_volume=make)
     assert not [thread for thread in threading.enumerate() if thread.name == "vstor-test"]
+
+
+def test_an_unknown_mode_is_named(client: Client) -> None:
+    with pytest.raises(ValueError, match="'r' is not one of rb"):
+        client.open("/f", "r")
