@@ -75,7 +75,7 @@ int vst_cs_event_fd(const vst_cs *cs)
 
 int vst_cs_direct(const vst_cs *cs)
 {
-	return ((const struct cs *)cs)->j.direct;
+	return ((const struct cs *)cs)->direct && ((const struct cs *)cs)->j.direct;
 }
 
 int vst_cs_next_event(vst_cs *handle, struct vst_cs_event *ev)

@@ -350,6 +350,7 @@ struct cs {
 	struct vst_cs_config cfg;
 	char *dir, *journal_path;
 	int dirfd, chunksfd, quarantinefd, trashfd, lockfd, shardfd[256];
+	int direct; /* chunk files are opened with O_DIRECT */
 	uint64_t shard_gen[256], shard_flushed[256]; /* changes of a directory, and those an fsync has covered */
 	uint64_t trash_serial;
 	struct cs_trash *trash;

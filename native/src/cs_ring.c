@@ -13,6 +13,7 @@
 #include <sys/eventfd.h>
 #include <sys/uio.h>
 #include <unistd.h>
+#include "vstor/dio.h"
 
 #define RING_ENTRIES 256u
 #define CQ_ENTRIES 8192u
@@ -75,11 +76,13 @@ static int moved(struct cs_io *io, uint64_t n)
 			io->res = -EIO;
 		return n == 0;
 	}
-	/* A direct read stops at the end of the file, possibly inside a sector: what follows is zeros. */
-	if (n == 0 || io->moved % 512) {
+	/* Transfers begin at whole blocks, whatever the sectors of the device are.  One that ends inside a block is
+	 * taken up from that block's begin; when not even a block came, the file ends here: what follows is zeros. */
+	if (n < VST_ALIGN) {
 		memset(io->buf + io->moved, 0, io->len - io->moved);
 		return 1;
 	}
+	io->moved -= io->moved % VST_ALIGN;
 	return 0;
 }
 

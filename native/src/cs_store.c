@@ -230,6 +230,39 @@ static int open_dirs(struct cs *cs, char *err, size_t err_len)
 	return 0;
 }
 
+/* Everything here is done in whole blocks from page-aligned memory: which is what the device must be content with. */
+static int check_alignment(const char *path, int fd, char *err, size_t err_len)
+{
+	int align = vst_dio_align(fd);
+
+	if (align < 0) {
+		snprintf(err, err_len, "%s: direct I/O: %s", path, strerror(-align));
+		return align;
+	}
+	if (align > (int)CS_BLOCK || (int)CS_BLOCK % align) {
+		snprintf(err, err_len,
+			 "%s: the device takes direct I/O only in units of %d bytes; use one with sectors of 512 to %u "
+			 "bytes",
+			 path, align, CS_BLOCK);
+		return -EOPNOTSUPP;
+	}
+	return 0;
+}
+
+/* Of the file system of the chunk files, asked by means of the lock file; and of the journal, maybe on another. */
+static int check_devices(struct cs *cs, char *err, size_t err_len)
+{
+	int fd = vst_open_direct(cs->dirfd, "lock", O_RDONLY, 0, &cs->direct);
+
+	if (fd < 0)
+		return fail(err, err_len, cs->dir, "lock", fd);
+	int rc = cs->direct ? check_alignment(cs->dir, fd, err, err_len) : 0;
+	close(fd);
+	if (rc == 0 && cs->j.direct)
+		rc = check_alignment(cs->journal_path, cs->j.fd, err, err_len);
+	return rc;
+}
+
 int cs_drain_all(struct cs *cs)
 {
 	enum cs_state state = cs->state;
@@ -294,6 +327,8 @@ int cs_store_open(struct cs *cs, char *err, size_t err_len)
 	rc = open_dirs(cs, err, err_len);
 	if (rc == 0)
 		rc = cs_journal_open(cs, cs->journal_path, cs->cfg.journal_bytes, !has_chunk_files(cs), err, err_len);
+	if (rc == 0)
+		rc = check_devices(cs, err, err_len);
 	if (rc == 0)
 		rc = cs_copies_restore(cs, err, err_len);
 	for (unsigned i = 0; rc == 0 && i < 256; i++)

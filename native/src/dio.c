@@ -85,13 +85,14 @@ int vst_dio_align(int fd)
 #ifdef STATX_DIOALIGN
 	struct statx sx;
 	if (statx(fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &sx) == 0 && (sx.stx_mask & STATX_DIOALIGN) &&
-	    sx.stx_dio_offset_align > 0 && sx.stx_dio_offset_align <= VST_ALIGN)
-		return (int)sx.stx_dio_offset_align;
+	    sx.stx_dio_offset_align > 0)
+		return (int)(sx.stx_dio_offset_align > sx.stx_dio_mem_align ? sx.stx_dio_offset_align
+									    : sx.stx_dio_mem_align);
 #endif
 	if (fstat(fd, &st) < 0)
 		return -errno;
 	int sector = sysfs_sector(S_ISBLK(st.st_mode) ? st.st_rdev : st.st_dev);
-	return sector > 0 && sector <= (int)VST_ALIGN ? sector : probe_sector(fd);
+	return sector > 0 ? sector : probe_sector(fd);
 }
 
 /* Did a short read stop at the end of the file? (Going on from there would be an unaligned direct read.) */

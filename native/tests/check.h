@@ -2,6 +2,7 @@
  */
 #ifndef VSTOR_TESTS_CHECK_H
 #define VSTOR_TESTS_CHECK_H
+#include <ftw.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -74,6 +75,19 @@ static inline void guarded_free(uint8_t *p, size_t len)
 {
 	size_t pages = (len + 4095) / 4096 * 4096;
 	munmap(p + len - pages, pages + 4096);
+}
+
+static inline int remove_entry(const char *path, const struct stat *st, int flag, struct FTW *ftw)
+{
+	(void)st;
+	(void)flag;
+	(void)ftw;
+	return remove(path);
+}
+
+static inline void remove_tree(const char *dir)
+{
+	CHECK_EQ(nftw(dir, remove_entry, 16, FTW_DEPTH | FTW_PHYS), 0);
 }
 
 static inline uint32_t test_random(uint32_t *state)

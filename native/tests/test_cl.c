@@ -1,7 +1,6 @@
 /* The client engine in C, for the sanitizers: timers and ranges against models, then both engines of the data plane
  * talking to each other in one process: data, holes, append, sync with commit, leases, raw calls.  Faults are tested
  * from Python (tests/unit/native/test_cl*.py). */
-#include <ftw.h>
 #include <poll.h>
 #include <stdio.h>
 #include <sys/stat.h>
@@ -110,14 +109,6 @@ static uint16_t port[SERVERS];
 static pthread_t thread[SERVERS];
 static const uint8_t ticket_key[32] = "tickets";
 
-static int remove_one(const char *path, const struct stat *st, int flag, struct FTW *ftw)
-{
-	(void)st;
-	(void)flag;
-	(void)ftw;
-	return remove(path);
-}
-
 static void *serve(void *arg)
 {
 	CHECK_EQ(vst_cs_run(arg), 0);
@@ -152,7 +143,7 @@ static void stop_server(uint32_t i)
 	vst_cs_stop(cs[i]);
 	pthread_join(thread[i], NULL);
 	vst_cs_close(cs[i]);
-	CHECK_EQ(nftw(dir[i], remove_one, 16, FTW_DEPTH | FTW_PHYS), 0);
+	remove_tree(dir[i]);
 }
 
 static void ticket_for(uint64_t chunk_id, uint8_t out[64])

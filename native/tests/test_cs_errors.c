@@ -1,12 +1,5 @@
-/* Failing disks.  This program brings its own cs_ring, which executes at once and fails what a test asks it to fail. */
-#include <errno.h>
-#include <fcntl.h>
-#include <ftw.h>
-#include <sys/stat.h>
-#include <unistd.h>
-#include "../src/cs_internal.h"
-#include "check.h"
-#include "vstor/dio.h"
+/* Failing disks.  The disk fails what a test asks it to fail. */
+#include "fakedisk.h"
 
 #define CHUNK_BYTES (2u << 20)
 #define MIB (1u << 20)
@@ -18,108 +11,32 @@ static struct {
 	int half; /* a write: the first half gets through */
 } fault;
 
-struct cs_ring {
-	struct cs_io *head, *tail;
-	unsigned n;
-};
-
 static int hit(const struct cs_io *io)
 {
-	char link[64], path[512];
-
-	if (!fault.times || io->op != fault.op || io->off < fault.min_off)
-		return 0;
-	snprintf(link, sizeof link, "/proc/self/fd/%d", io->fd);
-	ssize_t n = readlink(link, path, sizeof path - 1);
-	CHECK(n > 0);
-	path[n] = 0;
-	if (!strstr(path, fault.name))
+	if (!fault.times || io->op != fault.op || io->off < fault.min_off || !disk_is(io->fd, fault.name))
 		return 0;
 	fault.times -= fault.times > 0;
 	return 1;
 }
 
-static int execute(const struct cs_io *io)
+static int disk_execute(struct cs_io *io)
 {
-	if (hit(io)) {
-		if (fault.half && io->op == CS_IO_WRITE)
-			CHECK_EQ(vst_pwrite_full(io->fd, io->buf, io->len / 2 / CS_BLOCK * CS_BLOCK, io->off), 0);
-		return -fault.error;
-	}
-	switch ((enum cs_io_op)io->op) {
-	case CS_IO_READ:
-		return vst_pread_full(io->fd, io->buf, io->len, io->off);
-	case CS_IO_WRITE:
-		return vst_pwrite_full(io->fd, io->buf, io->len, io->off);
-	case CS_IO_UNLINK:
-		return unlinkat(io->fd, io->path, 0) < 0 ? -errno : 0;
-	default:
-		return 0;
-	}
+	if (!hit(io))
+		return disk_sound(io);
+	if (fault.half && io->op == CS_IO_WRITE)
+		CHECK_EQ(vst_pwrite_full(io->fd, io->buf, io->len / 2 / CS_BLOCK * CS_BLOCK, io->off), 0);
+	return -fault.error;
 }
 
-struct cs_ring *cs_ring_new(enum cs_ring_mode mode, int *err)
+static unsigned disk_pick(unsigned n)
 {
-	(void)mode;
-	*err = 0;
-	return calloc(1, sizeof(struct cs_ring));
+	(void)n;
+	return 0;
 }
 
-void cs_ring_free(struct cs_ring *r)
+static void disk_submitted(struct cs_io *io)
 {
-	free(r);
-}
-
-enum cs_ring_mode cs_ring_mode_of(const struct cs_ring *r)
-{
-	(void)r;
-	return CS_RING_SYNC;
-}
-
-unsigned cs_ring_inflight(const struct cs_ring *r)
-{
-	return r->n;
-}
-
-void cs_ring_submit(struct cs_ring *r, struct cs_io *io)
-{
-	io->res = execute(io);
-	io->next = NULL;
-	if (r->n++)
-		r->tail->next = io;
-	else
-		r->head = io;
-	r->tail = io;
-}
-
-void cs_ring_turn(struct cs_ring *r, int timeout_ms)
-{
-	(void)timeout_ms;
-	if (!r->n)
-		return;
-	struct cs_io *io = r->head;
-	r->head = io->next;
-	r->n--;
-	io->done(io, io->res);
-}
-
-int cs_watch_add(struct cs_ring *r, struct cs_watch *w)
-{
-	(void)r;
-	(void)w;
-	return -ENOTSUP;
-}
-
-void cs_watch_want_out(struct cs_ring *r, struct cs_watch *w)
-{
-	(void)r;
-	(void)w;
-}
-
-void cs_watch_del(struct cs_ring *r, struct cs_watch *w)
-{
-	(void)r;
-	(void)w;
+	(void)io;
 }
 
 /* --- helpers */
@@ -150,19 +67,11 @@ static void begin(void)
 	CHECK_EQ(cs_drain_all((struct cs *)cs), 0); /* so that no checkpoint is under way beside a test */
 }
 
-static int remove_one(const char *path, const struct stat *st, int flag, struct FTW *ftw)
-{
-	(void)st;
-	(void)flag;
-	(void)ftw;
-	return remove(path);
-}
-
 static void end(void)
 {
 	memset(&fault, 0, sizeof fault);
 	vst_cs_close(cs);
-	CHECK_EQ(nftw(dir, remove_one, 16, FTW_DEPTH | FTW_PHYS), 0);
+	remove_tree(dir);
 }
 
 static void fail(int op, int error, int times, const char *name)
@@ -209,7 +118,51 @@ static int exists(uint64_t chunk)
 	return vst_cs_stat(cs, chunk, &st) == 0;
 }
 
+/* What the device of files with this name asks of direct I/O; 0: the truth. */
+static struct {
+	int align;
+	const char *name;
+} device;
+
+int __real_vst_dio_align(int fd);
+int __wrap_vst_dio_align(int fd);
+int __wrap_vst_dio_align(int fd)
+{
+	return device.align && disk_is(fd, device.name) ? device.align : __real_vst_dio_align(fd);
+}
+
 /* --- tests */
+
+static void test_a_device_with_too_large_sectors_is_refused(void)
+{
+	static const struct {
+		int align, rc;
+	} cases[] = {{512, 0}, {4096, 0}, {8192, -EOPNOTSUPP}, {520, -EOPNOTSUPP}, {-EIO, -EIO}};
+	static const char *const names[] = {"/lock", "/journal"};
+	struct vst_cs_config cfg = {.dir = dir, .journal_bytes = CS_JOURNAL_UNIT, .cs_id = 7, .incarnation = 1};
+	char err[512];
+
+	begin();
+	CHECK(vst_cs_direct(cs)); /* or there is nothing to ask */
+	CHECK_EQ(put(9, 5, 1, 7), 0);
+	vst_cs_close(cs);
+	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+		for (size_t k = 0; k < 2; k++) {
+			device.align = cases[i].align;
+			device.name = names[k];
+			CHECK_EQ(vst_cs_open(&cfg, &cs, err, sizeof err), cases[i].rc);
+			if (cases[i].rc == 0)
+				vst_cs_close(cs);
+			else
+				CHECK(strstr(err, dir));
+			if (cases[i].align == 8192)
+				CHECK(strstr(err, "units of 8192 bytes") && (k == 0) == !strstr(err, "/journal"));
+		}
+	device.align = 0;
+	reopen();
+	CHECK_EQ(get(9, 5), 7);
+	end();
+}
 
 static void test_a_large_write_that_fails_leaves_old_or_new_blocks(void)
 {
@@ -364,6 +317,7 @@ int main(void)
 {
 	CHECK_EQ(posix_memalign((void **)&buf, CS_BLOCK, MIB), 0);
 	CHECK_EQ(posix_memalign((void **)&back, CS_BLOCK, MIB), 0);
+	test_a_device_with_too_large_sectors_is_refused();
 	test_a_large_write_that_fails_leaves_old_or_new_blocks();
 	test_no_space_in_place();
 	test_a_failed_journal_refuses_writes_and_goes_on_reading();

@@ -1,233 +1,38 @@
-/* Power cuts.  This program brings its own cs_ring: operations are executed in random order, and every write is
- * remembered until an fdatasync of its file (no other: journal and chunks may lie on different devices).  After a
- * random number of operations the power fails: of what was not flushed, each sector is as it was or as one of the
- * writes left it.  Then the store is opened again. Whatever was acknowledged and flushed must be there; every block is
+/* Power cuts at random.  Operations are executed in random order; after a random number of them the power fails
+ * (powerdisk.h), and the store is opened again. Whatever was acknowledged and flushed must be there; every block is
  * a state it had since, never anything else. The model lies in shared memory, the store runs in a child that ends with
  * the cut.  VSTOR_SEED repeats a run. */
-#include <errno.h>
-#include <fcntl.h>
-#include <ftw.h>
-#include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
-#include <unistd.h>
-#include "../src/cs_internal.h"
-#include "check.h"
-#include "vstor/dio.h"
+#include "powerdisk.h"
 
 #define CHUNK_BYTES (2u << 20)
 #define NBLOCKS (CHUNK_BYTES / CS_BLOCK)
 #define CHUNKS 4
 #define STATES 24 /* a block may be in; before it is full a SYNC is made */
 #define DEPTH 6 /* requests in flight */
-#define SECTOR 512u
 
-static uint32_t seed;
-
-static uint32_t below(uint32_t n)
-{
-	return test_random(&seed) % n;
-}
-
-/* --- the disk */
-
-struct write {
-	struct write *next;
-	int fd; /* one of our own */
-	dev_t dev;
-	ino_t ino;
-	uint64_t off, len;
-	uint8_t *old, *new, *stable; /* stable: of each block, it was overwritten through the cache since */
-};
-static struct write *log_head;
 static struct {
 	int countdown; /* operations until the power fails */
-	int torn; /* data blocks may be torn inside, too */
 	int plain; /* writes ask for nothing, and a cut loses all that was not flushed */
 } power;
 
-struct cs_ring {
-	struct cs_io *pending[4096];
-	unsigned n;
-};
-
-static void forget(int fd, uint64_t off, uint64_t len)
-{
-	struct stat st;
-	CHECK_EQ(fstat(fd, &st), 0);
-	for (struct write **p = &log_head; *p;) {
-		struct write *w = *p;
-		int same = w->dev == st.st_dev && w->ino == st.st_ino;
-		for (uint64_t at = 0; same && at < w->len; at += CS_BLOCK)
-			w->stable[at / CS_BLOCK] |= w->off + at >= off && w->off + at < off + len;
-		if (!same || memchr(w->stable, 0, w->len / CS_BLOCK)) {
-			p = &w->next;
-			continue;
-		}
-		*p = w->next;
-		free(w->stable);
-		close(w->fd);
-		free(w->old);
-		free(w->new);
-		free(w);
-	}
-}
-
-static void remember(const struct cs_io *io)
-{
-	struct stat st;
-	struct write *w = calloc(1, sizeof *w);
-	CHECK(w != NULL);
-	CHECK_EQ(fstat(io->fd, &st), 0);
-	char path[64];
-	snprintf(path, sizeof path, "/proc/self/fd/%d", io->fd);
-	w->fd = open(path, O_RDWR | O_CLOEXEC); /* buffered: any size and address */
-	CHECK(w->fd >= 0);
-	w->dev = st.st_dev;
-	w->ino = st.st_ino;
-	w->off = io->off;
-	w->len = io->len;
-	w->old = malloc(io->len);
-	w->new = calloc(1, io->len);
-	w->stable = calloc(1, io->len / CS_BLOCK);
-	CHECK(w->stable != NULL);
-	CHECK(w->old != NULL);
-	CHECK(w->new != NULL);
-	CHECK_EQ(vst_pread_full(w->fd, w->old, io->len, io->off), 0);
-	if (io->op == CS_IO_WRITE)
-		memcpy(w->new, io->buf, io->len);
-	w->next = log_head;
-	log_head = w;
-}
-
-/* Blocks of data are written whole by the devices this is made for, headers and tables must not depend on it. */
-static uint64_t unit_at(const struct write *w, uint64_t off)
-{
-	struct stat st;
-	CHECK_EQ(fstat(w->fd, &st), 0);
-	uint64_t data_off = (1 + (NBLOCKS + CS_PAGE_BLOCKS - 1) / CS_PAGE_BLOCKS) * CS_BLOCK;
-	int is_data = (uint64_t)st.st_size == data_off + CHUNK_BYTES && off >= data_off;
-	return is_data && !power.torn ? CS_BLOCK : SECTOR;
-}
-
-static void reinstate(struct write *w, uint32_t percent)
-{
-	if (!w)
-		return;
-	reinstate(w->next, percent); /* oldest first */
-	for (uint64_t at = 0; at < w->len;) {
-		uint64_t n = unit_at(w, w->off + at);
-		n = n < w->len - at ? n : w->len - at;
-		if (below(100) < percent && !w->stable[at / CS_BLOCK])
-			CHECK_EQ(vst_pwrite_full(w->fd, w->new + at, n, w->off + at), 0);
-		at += n;
-	}
-}
-
-static void power_cut(void)
+static void fail_at_random(void)
 {
 	static const uint32_t chances[] = {0, 3, 50, 97, 100};
-
-	for (struct write *w = log_head; w; w = w->next) /* newest first */
-		for (uint64_t at = 0; at < w->len; at += CS_BLOCK)
-			if (!w->stable[at / CS_BLOCK])
-				CHECK_EQ(vst_pwrite_full(w->fd, w->old + at, CS_BLOCK, w->off + at), 0);
-	reinstate(log_head, power.plain ? 0 : chances[below(5)]);
-	for (struct write *w = log_head; w; w = w->next)
-		CHECK_EQ(fsync(w->fd), 0);
-	_exit(42);
+	power_cut(power.plain ? 0 : chances[below(5)], NULL);
 }
 
-static void execute(struct cs_io *io)
+static void disk_executed(const struct cs_io *io)
 {
-	io->res = 0;
-	switch ((enum cs_io_op)io->op) {
-	case CS_IO_READ:
-		io->res = vst_pread_full(io->fd, io->buf, io->len, io->off);
-		break;
-	case CS_IO_WRITE:
-		remember(io);
-		io->res = vst_pwrite_full(io->fd, io->buf, io->len, io->off);
-		break;
-	case CS_IO_PUNCH:
-		remember(io);
-		if (fallocate(io->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)io->off, (off_t)io->len) < 0)
-			io->res = -errno;
-		break;
-	case CS_IO_FDATASYNC:
-		forget(io->fd, 0, UINT64_MAX / 2);
-		break;
-	case CS_IO_FSYNC:
-		break; /* directories: changes of names are not undone here */
-	case CS_IO_UNLINK:
-		io->res = unlinkat(io->fd, io->path, 0) < 0 ? -errno : 0;
-		break;
-	}
+	(void)io;
 	if (power.countdown > 0 && --power.countdown == 0)
-		power_cut();
-	/* A write through the cache is on stable storage when it is done, and nothing else is. */
-	if (io->op == CS_IO_WRITE && io->dsync)
-		forget(io->fd, io->off, io->len);
+		fail_at_random();
 }
 
-struct cs_ring *cs_ring_new(enum cs_ring_mode mode, int *err)
+static unsigned disk_pick(unsigned n)
 {
-	(void)mode;
-	*err = 0;
-	return calloc(1, sizeof(struct cs_ring));
-}
-
-void cs_ring_free(struct cs_ring *r)
-{
-	free(r);
-}
-
-enum cs_ring_mode cs_ring_mode_of(const struct cs_ring *r)
-{
-	(void)r;
-	return CS_RING_SYNC;
-}
-
-unsigned cs_ring_inflight(const struct cs_ring *r)
-{
-	return r->n;
-}
-
-void cs_ring_submit(struct cs_ring *r, struct cs_io *io)
-{
-	CHECK(r->n < sizeof r->pending / sizeof *r->pending);
-	r->pending[r->n++] = io;
-}
-
-void cs_ring_turn(struct cs_ring *r, int timeout_ms)
-{
-	(void)timeout_ms;
-	if (!r->n)
-		return;
-	unsigned i = below(r->n);
-	struct cs_io *io = r->pending[i];
-	r->pending[i] = r->pending[--r->n];
-	execute(io);
-	io->done(io, io->res);
-}
-
-int cs_watch_add(struct cs_ring *r, struct cs_watch *w)
-{
-	(void)r;
-	(void)w;
-	return -ENOTSUP;
-}
-
-void cs_watch_want_out(struct cs_ring *r, struct cs_watch *w)
-{
-	(void)r;
-	(void)w;
-}
-
-void cs_watch_del(struct cs_ring *r, struct cs_watch *w)
-{
-	(void)r;
-	(void)w;
+	return below(n);
 }
 
 /* --- the model */
@@ -450,7 +255,7 @@ static void child(void)
 	struct cs *cs = open_store();
 	check_all(cs);
 	m->torn = (uint32_t)torn;
-	power.torn = torn;
+	power_torn = torn;
 	for (;;) {
 		uint32_t what = below(100);
 		if (what < 70)
@@ -461,7 +266,7 @@ static void child(void)
 				step_io(cs);
 			step_sync(cs);
 			if (power.plain)
-				power_cut();
+				fail_at_random();
 		} else if (what < 90)
 			cs->ck.wanted = 1; /* a checkpoint runs beside what follows */
 		else if (what < 92)
@@ -478,14 +283,6 @@ static void child(void)
 	}
 }
 
-static int remove_one(const char *path, const struct stat *st, int flag, struct FTW *ftw)
-{
-	(void)st;
-	(void)flag;
-	(void)ftw;
-	return remove(path);
-}
-
 int main(void)
 {
 	const char *s = getenv("VSTOR_SEED"), *c = getenv("VSTOR_CUTS");
@@ -495,6 +292,8 @@ int main(void)
 	fflush(stdout);
 	m = mmap(NULL, sizeof *m, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	CHECK(m != MAP_FAILED);
+	power_data_off = (1 + (NBLOCKS + CS_PAGE_BLOCKS - 1) / CS_PAGE_BLOCKS) * CS_BLOCK;
+	power_file_bytes = power_data_off + CHUNK_BYTES;
 	page = vst_buf_alloc(CS_BLOCK);
 	CHECK(page != NULL);
 	for (int i = 0; i < CHUNKS; i++)
@@ -516,6 +315,6 @@ int main(void)
 			return 1;
 		}
 	}
-	CHECK_EQ(nftw(dir, remove_one, 16, FTW_DEPTH | FTW_PHYS), 0);
+	remove_tree(dir);
 	return 0;
 }

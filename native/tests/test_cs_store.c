@@ -3,7 +3,6 @@
  * run. */
 #include <errno.h>
 #include <fcntl.h>
-#include <ftw.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -21,14 +20,6 @@ static uint8_t *model[CHUNKS]; /* content, NULL: no such chunk */
 static uint32_t version[CHUNKS];
 static uint8_t *buf, *back;
 
-static int remove_one(const char *path, const struct stat *st, int flag, struct FTW *ftw)
-{
-	(void)st;
-	(void)flag;
-	(void)ftw;
-	return remove(path);
-}
-
 static void fresh_dir(void)
 {
 	snprintf(dir, sizeof dir, "/tmp/vstor-test-XXXXXX");
@@ -37,7 +28,7 @@ static void fresh_dir(void)
 
 static void remove_dir(void)
 {
-	CHECK_EQ(nftw(dir, remove_one, 16, FTW_DEPTH | FTW_PHYS), 0);
+	remove_tree(dir);
 }
 
 static int try_open(vst_cs **cs, char *err, size_t err_len)

@@ -65,6 +65,8 @@ class Faults:
     corrupt_reads: bool = False  # data damaged after its checksum was made
     on_request: Callable[[Frame], int | None] | None = None
     refuse_hello: int = 0
+    hold: Callable[[Frame], bool] | None = None  # these requests wait for `release`
+    answer_as: dict[int, int] = field(default_factory=dict)  # frame type: another, whose reply is sent instead
 
 
 def pieces(offset: int, data: bytes | memoryview) -> bytes:
@@ -115,6 +117,7 @@ class FakeCs:
         self.chunks: dict[int, Replica] = {}
         self.faults = Faults()
         self.requests: list[tuple[int, int, int]] = []  # type, chunk id, version, in order of arrival
+        self.held: list[tuple[_Connection, Frame, bytes, bytearray]] = []
         self.writers: set[asyncio.StreamWriter] = set()
         self.port = 0
         self._loop = asyncio.new_event_loop()
@@ -156,6 +159,17 @@ class FakeCs:
                 replica.blocks = dict(replica.synced)
         self.incarnation += 1
         self.call(self._listen())
+
+    def release(self) -> None:
+        """Answer what was held, and hold nothing more."""
+
+        async def answer() -> None:
+            self.faults.hold = None
+            for connection, frame, table, data in self.held:
+                connection._handle(frame, table, data)
+            self.held.clear()
+
+        self.call(answer())
 
     def set_version(self, chunk_id: int, version: int) -> None:
         if chunk_id in self.chunks:
@@ -238,7 +252,9 @@ class _Connection:
                 return
             if frame.type in self.cs.faults.silent_on:
                 continue
-            if self.cs.faults.delay_s:
+            if self.cs.faults.hold and self.cs.faults.hold(frame):
+                self.cs.held.append((self, frame, table, data))
+            elif self.cs.faults.delay_s:
                 task = asyncio.create_task(self._later(frame, table, data))
                 self.tasks.add(task)
                 task.add_done_callback(self.tasks.discard)
@@ -264,8 +280,9 @@ class _Connection:
 
     def _reply(self, frame: Frame, status: int = 0, data: bytes = b"", flags: int = 0, table: bytes = b"") -> None:
         version = frame.chunk_version
+        kind = self.cs.faults.answer_as.get(frame.type, frame.type)
         header = Frame(
-            magic=MAGIC, hdr_version=PROTOCOL_VERSION, type=frame.type | 0x80, flags=flags, request_id=frame.request_id,
+            magic=MAGIC, hdr_version=PROTOCOL_VERSION, type=kind | 0x80, flags=flags, request_id=frame.request_id,
             handle=frame.handle, status=status, offset=frame.offset, length=frame.length, table_len=len(table),
             data_len=len(data), chunk_version=version, chunk_id=frame.chunk_id,
         ).pack()  # fmt: skip

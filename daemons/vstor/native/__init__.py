@@ -103,6 +103,7 @@ def check(result: int, what: str) -> int:
         "EADDRINUSE": ErrorCode.IN_USE,
         "EADDRNOTAVAIL": ErrorCode.CONFIG,
         "EINVAL": ErrorCode.INVALID,
+        "EOPNOTSUPP": ErrorCode.CONFIG,
         "ETIMEDOUT": ErrorCode.TIMED_OUT,
         "ESHUTDOWN": ErrorCode.SHUTTING_DOWN,
     }.get(errno.errorcode.get(-result, ""), ErrorCode.IO_ERROR)

@@ -106,7 +106,8 @@ class CsEngine:
             journal: path of the journal file, None for dir/journal. journal_bytes: multiple of 64 MiB, used when it is made.
             incarnation: a new number for each start.
             reserve_bytes: free space below which clients' writes get NO_SPACE.
-        Raises: IN_USE (another process), DAMAGED, NEWER_FORMAT, INVALID (another cluster), NO_SPACE, IO_ERROR, naming the file.
+        Raises: IN_USE (another process), DAMAGED, NEWER_FORMAT, INVALID (another cluster), NO_SPACE, IO_ERROR,
+            CONFIG (a device with sectors above 4096 bytes), naming the file.
         """
         if len(cluster_id) != 16:
             raise ValueError(f"cluster_id is 16 bytes, not {len(cluster_id)}")

@@ -8,7 +8,8 @@
 
 void *vst_buf_alloc(size_t len); /* anonymous shared mapping, page aligned, zeroed; NULL with errno */
 void vst_buf_free(void *buf, size_t len);
-/* Logical sector size for O_DIRECT on this file: statx(STATX_DIOALIGN), else the block device's, else 512..4096 probed. >0 or -errno */
+/* What O_DIRECT on this file wants offsets, lengths and addresses to be multiples of: statx(STATX_DIOALIGN), else the sector size of the
+ * block device, else 512..4096 probed. >0 (more than VST_ALIGN: not to be served from our buffers) or -errno */
 int vst_dio_align(int fd);
 int vst_pread_full(int fd, void *buf, size_t len, uint64_t off);  /* bytes past the end of file read as zeros */
 int vst_pwrite_full(int fd, const void *buf, size_t len, uint64_t off);
