@@ -25,7 +25,7 @@ PROGRAM_SOURCES := $(shell find daemons native -type f \( -name '*.py' -o -name 
 	-o -name vstor-service -o -name Makefile \) -not -path '*/build/*' -not -path '*/tests/*' -not -path '*/docs/*' \
 	-not -path '*.egg-info/*' 2>/dev/null)
 PYTEST := PYTHONPATH=$(CURDIR)/daemons $(PY) -m pytest
-RUFF_PATHS := daemons native/wire native/cffi tests .make collections/ansible_collections/vstor/storage/plugins
+RUFF_PATHS := daemons native/wire native/cffi tests .make collections/ansible_collections/vstor/storage/plugins molecule/lab
 
 .PHONY: help
 help: ## this list
