@@ -15,6 +15,8 @@ INVENTORY ?= inventory
 ARGS ?=
 # More arguments of pytest: make test PYTEST_ARGS="-k lease"
 PYTEST_ARGS ?=
+# Version of make packages; empty: that of the tree (daemons/vstor/__init__.py).
+VERSION ?=
 # Seconds of make fuzz.
 FUZZ_S ?= 60
 JOBS ?= $(shell nproc)
@@ -25,7 +27,7 @@ PROGRAM_SOURCES := $(shell find daemons native -type f \( -name '*.py' -o -name 
 	-o -name vstor-service -o -name Makefile \) -not -path '*/build/*' -not -path '*/tests/*' -not -path '*/docs/*' \
 	-not -path '*.egg-info/*' 2>/dev/null)
 PYTEST := PYTHONPATH=$(CURDIR)/daemons $(PY) -m pytest
-RUFF_PATHS := daemons native/wire native/cffi tests .make collections/ansible_collections/vstor/storage/plugins molecule/lab
+RUFF_PATHS := daemons native/wire native/cffi tests .make packaging collections/ansible_collections/vstor/storage/plugins molecule/lab
 
 .PHONY: help
 help: ## this list
@@ -71,6 +73,11 @@ build/wheelhouse.id: $(PROGRAM_SOURCES) requirements.txt .make/wheelhouse.sh .ma
 
 .PHONY: wheel
 wheel: build/wheelhouse.id ## what is deployed: wheels of the program and of its dependencies
+
+.PHONY: packages
+packages: build/wheelhouse.id $(VENV)/stamp-dev ## deb and rpm packages in build/packages, of the version VERSION
+	@echo "packages: deb and rpm in build/packages"
+	@$(PY) packaging/build.py build/wheelhouse build/packages $(VERSION)
 
 .PHONY: gen
 gen: $(VENV)/stamp-up ## code generated from native/wire/protocol.toml

@@ -25,6 +25,7 @@ from vstor.ctl import (
     status_cmd,
 )
 from vstor.ctl.context import Call, Context, call_cluster
+from vstor.ctl.programs import not_installed
 from vstor.ctl.spec import CLUSTER, FORMAT, QUIET, TIMEOUT, Command, add
 from vstor.errors import VstorError, from_os_error
 from vstor.logs import setup_logging
@@ -143,6 +144,9 @@ def main(argv: list[str] | None = None, call: Call = call_cluster) -> int:
     except OSError as exc:
         return _complain(from_os_error(exc, exc.filename or "system call failed"))
     except Exception as exc:  # noqa: BLE001 - the last resort: no traceback ever reaches an operator
+        missing = not_installed(exc) if isinstance(exc, ModuleNotFoundError) else None
+        if missing is not None:
+            return _complain(missing)
         if os.environ.get("VSTOR_DEBUG"):
             traceback.print_exc()
         return _complain(

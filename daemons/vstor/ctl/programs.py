@@ -18,6 +18,22 @@ MODULES = {
     "cs": "vstor.cs.main",
     "mount": "vstor.client.main",
 }
+# Parts of the program that a package of their own brings (packaging/packages.toml): not every node has them.
+PACKAGES = {
+    "mds": "vstor-metadata-server",
+    "meta": "vstor-metadata-server",
+    "cs": "vstor-chunk-server",
+    "client": "vstor-client",
+}
+
+
+def not_installed(exc: ModuleNotFoundError) -> VstorError | None:
+    """What an operator is told when a part of the program is not on this node; None: the missing module is none of ours."""
+    parts = (exc.name or "").split(".")
+    package = PACKAGES.get(parts[1]) if parts[0] == "vstor" and len(parts) > 1 else None
+    if package is None:
+        return None
+    return VstorError(ErrorCode.CONFIG, f"{package} is not installed on this node — install that package")
 
 
 def program(kind: str) -> list[str]:
@@ -26,8 +42,11 @@ def program(kind: str) -> list[str]:
     beside = Path(sys.executable).with_name(name)
     if os.access(beside, os.X_OK):
         return [str(beside)]
-    if importlib.util.find_spec(MODULES[kind]) is not None:
-        return [sys.executable, "-m", MODULES[kind]]
+    try:
+        if importlib.util.find_spec(MODULES[kind]) is not None:
+            return [sys.executable, "-m", MODULES[kind]]
+    except ModuleNotFoundError as exc:  # of its parent: the part is not on this node
+        raise not_installed(exc) or exc from None
     found = shutil.which(name)
     if found is None:
         raise VstorError(ErrorCode.CONFIG, f"{name} is not installed on this node — install its package")

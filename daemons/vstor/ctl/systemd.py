@@ -58,14 +58,20 @@ class Systemd:
     """The manager where PID 1 is systemd.
 
     Args:
-        run, unit_dir: replaced in tests.
+        run, unit_dir, packaged_dir: replaced in tests.
     """
 
     name = "systemd"
 
-    def __init__(self, run: Run = run_command, unit_dir: Path = Path("/etc/systemd/system")) -> None:
+    def __init__(
+        self,
+        run: Run = run_command,
+        unit_dir: Path = Path("/etc/systemd/system"),
+        packaged_dir: Path = Path("/usr/lib/systemd/system"),
+    ) -> None:
         self._run = run
         self._unit_dir = unit_dir
+        self._packaged_dir = packaged_dir
 
     def _systemctl(self, *args: str) -> str:
         done = self._run(["systemctl", *args])
@@ -84,12 +90,21 @@ class Systemd:
         changed = False
         for kind in {s.kind for s in services}:
             unit = files.systemd_unit(kind, vstorctl(), user.pw_name if user else None)
-            changed |= write_if_changed(self._unit_dir / f"{files.PROGRAMS[kind]}@.service", unit)
+            changed |= self._provide_unit(f"{files.PROGRAMS[kind]}@.service", unit)
         for service in services:
             file = self._unit_dir / f"{files.unit_name(service)}.d" / "vstor.conf"
             changed |= write_if_changed(file, files.systemd_dropin(service, environment, journal_directories(service)))
         if changed:
             self._systemctl("daemon-reload")
+
+    def _provide_unit(self, name: str, text: str) -> bool:
+        """Have systemd see this template: the package's own where it says the same, else a copy before it. True if something changed."""
+        own, packaged = self._unit_dir / name, self._packaged_dir / name
+        if not packaged.exists() or packaged.read_text() != text:
+            return write_if_changed(own, text)
+        had_copy = own.exists()
+        own.unlink(missing_ok=True)
+        return had_copy
 
     def start(self, service: Service) -> None:
         """Begin to start; `info` tells how it goes."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
 from vstor.codes_gen import ERRORS, ErrorCode
 from vstor.ctl import main as main_module
@@ -33,6 +36,15 @@ def test_help(command: main_module.Command, capsys: pytest.CaptureFixture[str]) 
 @pytest.mark.parametrize("argv", [["-c", "abc", "status"], ["status", "-c", "abc"], ["status", "--cluster=abc"]])
 def test_cluster_before_or_after_the_verb(argv: list[str]) -> None:
     assert build_parser().parse_args(argv).cluster == "abc"
+
+
+def test_a_part_that_is_not_installed_names_its_package(
+    ctl: Ctl, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "vstor.cs.repository", None)
+    result = ctl("-c", "c", "make-cs", "-r", str(tmp_path / "cs"))
+    assert result.code == ERRORS[ErrorCode.CONFIG].exit_code
+    assert result.err == "vstorctl: vstor-chunk-server is not installed on this node — install that package\n"
 
 
 @pytest.mark.parametrize("variable", ["VSTOR_NAME", "PSTORAGE_NAME"])

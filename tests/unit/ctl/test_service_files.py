@@ -111,7 +111,7 @@ def systemctl() -> FakeSystemctl:
 @pytest.fixture
 def manager(systemctl: FakeSystemctl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> systemd.Systemd:
     monkeypatch.setattr(systemd, "journal_directories", lambda s: [Path("/ssd")] if s.kind == "cs" else [])
-    return systemd.Systemd(systemctl, tmp_path / "units")
+    return systemd.Systemd(systemctl, tmp_path / "units", tmp_path / "packaged")
 
 
 def test_units_are_written_once(manager: systemd.Systemd, systemctl: FakeSystemctl, tmp_path: Path) -> None:
@@ -128,6 +128,23 @@ def test_units_are_written_once(manager: systemd.Systemd, systemctl: FakeSystemc
     dropin = (tmp_path / "units" / names[1]).read_text()
     assert 'RequiresMountsFor="/disks/a b/50%% \\"x\\""\n' in dropin
     assert 'ReadWritePaths="/ssd"\n' in dropin
+
+
+def test_the_unit_of_a_package_needs_no_copy(
+    manager: systemd.Systemd, systemctl: FakeSystemctl, tmp_path: Path
+) -> None:
+    packaged, copy = tmp_path / "packaged/vstor-csd@.service", tmp_path / "units/vstor-csd@.service"
+    manager.prepare([CS])
+    packaged.parent.mkdir()
+    packaged.write_text(copy.read_text())
+    manager.prepare([CS])
+    assert not copy.exists()
+    assert systemctl.commands == [["systemctl", "daemon-reload"]] * 2
+    manager.prepare([CS])
+    assert systemctl.commands == [["systemctl", "daemon-reload"]] * 2
+    packaged.write_text("[Service]\nUser=somebody_else\n")
+    manager.prepare([CS])
+    assert copy.exists()
 
 
 @pytest.mark.parametrize("kind", PROGRAMS)

@@ -65,6 +65,8 @@ def test_shipped_inventory() -> None:
         ({"vstor_failure_domain": "host"}, ["vstor_replicas", "vstor_failure_domain"]),
         ({"vstor_failure_domain": "planet"}, ["vstor_failure_domain"]),
         ({"vstor_tier": 4}, ["vstor_tier"]),
+        ({"vstor_install_method": "rpm"}, ["vstor_install_method", "'rpm'"]),
+        ({"vstor_install_method": None}, ["vstor_install_method"]),
         ({"vstor_cluster_password": "a\nb"}, ["vstor_cluster_password"]),
         ({"vstor_cluster_config": "x=1"}, ["vstor_cluster_config"]),
         ({"vstor_mds_port": 65534}, ["vstor_mds_port"]),
@@ -132,3 +134,12 @@ def test_defaults_are_those_of_the_roles() -> None:
     for name in ("vstor_mds_port", "vstor_mds_repository", "vstor_mds_allow_even"):
         assert plugin.DEFAULTS[name] == mds[name]
     assert plugin.DEFAULTS["vstor_cs_stores"] == cs["vstor_cs_stores"]
+
+
+def test_two_ways_to_install() -> None:
+    hosts = {"a": {**GOOD, "vstor_install_method": "package"}, "b": {**GOOD, "vstor_address": "127.0.0.2"}}
+    groups = {**GROUPS, "client": ["a", "b"]}
+    (line,) = plugin.inventory_problems(hosts, groups)
+    assert line.startswith("vstor_install_method: is not the same on all hosts")
+    hosts["b"]["vstor_install_method"] = "package"
+    assert plugin.inventory_problems(hosts, groups) == []

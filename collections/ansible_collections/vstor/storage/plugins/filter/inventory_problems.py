@@ -41,6 +41,7 @@ _value:
 
 # What a variable is where the inventory does not set it: the same as in the roles' defaults.
 DEFAULTS = {
+    "vstor_install_method": "wheelhouse",
     "vstor_cluster_name": "vstor",
     "vstor_cluster_password": "",
     "vstor_cluster_config": {},
@@ -56,6 +57,7 @@ DEFAULTS = {
     "vstor_address": "",
     "vstor_location": "",
 }
+METHODS = ("wheelhouse", "package")
 GROUPS = ("etcd", "mds", "cs", "client")
 DOMAINS = ("disk", "host", "rack", "row", "room")
 REPLICAS_MAX = 15
@@ -276,6 +278,19 @@ def address_problems(hostvars, hosts):
     return found
 
 
+def method_problems(hostvars, hosts):
+    """Where the program comes from: known, and the same everywhere, as the wheels are built once for all hosts."""
+    methods = {host: hostvars[host]["vstor_install_method"] for host in hosts}
+    found = [
+        "vstor_install_method of %s: %r is neither wheelhouse nor package" % (host, method)
+        for host, method in methods.items()
+        if method not in METHODS
+    ]
+    if not found and len(set(methods.values())) > 1:
+        found.append("vstor_install_method: is not the same on all hosts; set it in group_vars/all.yml")
+    return found
+
+
 def inventory_problems(hostvars, groups):
     """Lines, one for each mistake; an empty list when the inventory is fine."""
     hosts = sorted({host for name in GROUPS for host in groups.get(name, [])})
@@ -288,6 +303,7 @@ def inventory_problems(hostvars, groups):
     found += group_problems(hostvars, groups)
     found += replica_problems(hostvars, groups)
     found += address_problems(hostvars, hosts)
+    found += method_problems(hostvars, hosts)
     for host in hosts:
         found += host_problems(host, hostvars[host], groups)
     return found
