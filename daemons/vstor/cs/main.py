@@ -28,6 +28,7 @@ from vstor.cs.sources import Sources
 from vstor.daemon import Readiness, complain, drop_privileges, raise_limits, run, serve_metrics, wait_for_signal
 from vstor.errors import VstorError
 from vstor.logs import LEVELS, setup_logging
+from vstor.net import discovery
 from vstor.net.identity import Identity, format_address, parse_address, read_bs_list
 from vstor.net.rpc_client import MdsClient
 
@@ -62,12 +63,9 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def address_towards_mds(cluster: str) -> str:
-    """The local address from which the cluster is reached. Raises CONFIG when no MDS is known."""
-    known = read_bs_list(cluster)
-    if not known:
-        text = f"no MDS known for cluster {cluster}: fill bs.list, or give make-cs an address (-a IP)"
-        raise VstorError(ErrorCode.CONFIG, text)
+async def address_towards_mds(cluster: str) -> str:
+    """The local address from which the cluster is reached. Raises CONFIG or UNREACHABLE when no MDS is known."""
+    known = await discovery.addresses(cluster)
     for address in known:
         host, port = parse_address(address)
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -124,10 +122,10 @@ def open_engine(args: argparse.Namespace, identity: CsIdentity, incarnation: int
     )
 
 
-def listen(engine: Any, identity: CsIdentity) -> list[str]:
+async def listen(engine: Any, identity: CsIdentity) -> list[str]:
     """Listen on TCP and on the unix socket; the addresses in order of preference for clients of the same host. Raises IN_USE, CONFIG."""
     host, port = identity.host_and_port()
-    host = host or address_towards_mds(identity.cluster)
+    host = host or await address_towards_mds(identity.cluster)
     bound = engine.listen(host, port)
     sock = paths.run_dir() / f"{instance_name(identity)}.sock"
     sock.parent.mkdir(parents=True, exist_ok=True)
@@ -141,7 +139,7 @@ async def serve(args: argparse.Namespace, identity: CsIdentity, node: Identity) 
     incarnation = secrets.randbits(63) | 1
     engine = await asyncio.to_thread(open_engine, args, identity, incarnation)
     try:
-        addresses = listen(engine, identity)
+        addresses = await listen(engine, identity)
     except BaseException:
         engine.close()
         raise

@@ -16,6 +16,7 @@ from vstor.ctl import (
     auth_cmd,
     config_cmd,
     cs_cmd,
+    discover_cmd,
     event_cmd,
     file_cmd,
     lease_cmd,
@@ -33,6 +34,7 @@ from vstor.logs import setup_logging
 GROUPS = (
     mds_cmd,
     auth_cmd,
+    discover_cmd,
     cs_cmd,
     status_cmd,
     event_cmd,
@@ -47,7 +49,7 @@ COMMANDS: tuple[Command, ...] = tuple(command for group in GROUPS for command in
 
 # What to do about an error whose message does not say it.
 MENDS = {
-    ErrorCode.UNREACHABLE: "check that an MDS runs and that bs.list names it",
+    ErrorCode.UNREACHABLE: "check that an MDS runs and that vstorctl discover finds it",
     ErrorCode.TIMED_OUT: "try again, or look at the state with vstorctl status",
     ErrorCode.DISCONNECTED: "try again",
     ErrorCode.NOT_LEADER: "no MDS leads just now, try again",

@@ -37,6 +37,11 @@ DAEMONS = {
 FILES = (
     ("/etc/vstor/clusters/NAME/bs.list", "addresses of metadata servers, one IP:PORT a line; # starts a comment"),
     (
+        "/etc/vstor/discovery.toml",
+        'sources of discovery: sources = ["bs.list", "dns", "mdns"] in order of preference (default: the first two), [dns] domains and '
+        "nameservers (default: those of resolv.conf), [mdns] interfaces, and announce = true for a metadata server that announces itself",
+    ),
+    (
         "/etc/vstor/clusters/NAME/{ca.crt,node.crt,node.key}",
         "the cluster's authority, and this node's certificate and key",
     ),

@@ -61,7 +61,7 @@ BOOTSTRAP = Opt(
     "--bootstrap",
     metavar="IP[:PORT]",
     action="append",
-    help="an MDS of the cluster to ask, instead of those of bs.list; may be given several times or separated by commas",
+    help="an MDS of the cluster to ask, instead of those that discover finds; may be given several times or separated by commas",
 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import dataclasses
 import gc
 import json
@@ -19,6 +20,7 @@ from vstor.mds.service import MdsService
 from vstor.meta import etcd_pb
 from vstor.meta.etcd import EtcdStore
 from vstor.meta.etcd_client import parse_endpoint
+from vstor.net import discovery
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +78,10 @@ async def serve(repository: Repository, config: MdsConfig) -> None:
     service = MdsService(repository, config, store, readiness.ready)
     metrics_server = await daemon.serve_metrics(paths.run_dir() / f"{name}.metrics", lambda: metrics.render(service))
     stopped = asyncio.create_task(daemon.wait_for_signal(), name="signal")
+    announced = contextlib.AsyncExitStack()
+    await announced.enter_async_context(
+        discovery.announced(config.cluster, config.cluster_id, config.mds_id, config.address)
+    )
     running = asyncio.create_task(service.run(), name="service")
     try:
         await asyncio.wait({stopped, running}, return_when=asyncio.FIRST_COMPLETED)
@@ -90,6 +96,7 @@ async def serve(repository: Repository, config: MdsConfig) -> None:
     finally:
         readiness.stopping()
         stopped.cancel()
+        await announced.aclose()
         metrics_server.close()
         await store.close()
 

@@ -25,7 +25,8 @@ from spake2 import SPAKE2_A, SPAKE2_B, SPAKEError
 from vstor import paths
 from vstor.codes_gen import ErrorCode
 from vstor.errors import VstorError, from_os_error
-from vstor.net import identity, pki
+from vstor.net import discovery, identity, pki
+from vstor.net.race import Race
 from vstor.net.rpc_connection import RpcConnection, connect, hello
 from vstor.net.rpc_server import Connection
 from vstor.proto import messages as m
@@ -46,6 +47,7 @@ ATTEMPTS_PER_PEER = 20
 ATTEMPTS_TOTAL = 200
 ATTEMPTS_WINDOW_S = 60.0
 PEERS_MAX = 4096
+CONNECT_S_MAX = 5.0
 STEP_S_MAX = 15.0
 ID_CLIENT, ID_SERVER = b"vstor-node", b"vstor-mds"
 
@@ -301,39 +303,39 @@ def _have_current(ca_pem: bytes, cert_path: Path, key_path: Path) -> bool:
 
 
 async def _connect_any(cluster: str, bootstrap: list[str]) -> RpcConnection:
-    last = VstorError(
-        ErrorCode.UNREACHABLE,
-        f"no MDS known for cluster {cluster}: give its address with -b or fill bs.list",
-    )
-    for address in bootstrap:
-        try:
-            return await connect(
-                identity.control_address(address),
-                pki.unverified_context(),
-                timeout_s=5.0,
-                verified=False,
-            )
-        except VstorError as exc:
-            last = VstorError(
-                ErrorCode.UNREACHABLE,
-                f"no MDS of cluster {cluster} answers ({exc.message})",
-            )
+    """The first that answers; `bootstrap` in the order of preference."""
+
+    async def attempt(address: str) -> RpcConnection:
+        return await connect(
+            identity.control_address(address), pki.unverified_context(), timeout_s=CONNECT_S_MAX, verified=False
+        )
+
+    last = VstorError(ErrorCode.UNREACHABLE, f"no MDS known for cluster {cluster}")
+    async with Race(attempt, RpcConnection.abort) as race:
+        for address in bootstrap:
+            race.add(address)
+        while (ended := await race.next()) is not None:
+            if isinstance(ended[1], RpcConnection):
+                return ended[1]
+            last = VstorError(ErrorCode.UNREACHABLE, f"no MDS of cluster {cluster} answers ({ended[1].message})")
     raise last
 
 
 def auth_node(cluster: str, password: bytes, bootstrap: list[str] | None = None) -> bool:
     """Prove the password to an MDS and store this node's certificate (ca.crt, node.crt, node.key 0600) and the MDSs in bs.list.
 
-    Args: bootstrap: MDS-to-MDS addresses IP[:PORT]; default bs.list.
+    Args: bootstrap: MDS-to-MDS addresses IP[:PORT]; default what discovery finds.
     Returns: whether anything changed; a valid certificate of the same cluster is kept.
     Raises: WRONG_PASSWORD, UNREACHABLE, WRONG_CLUSTER, CONFIG, DENIED when the files cannot be written. Durable on return.
     """
     identity.check_cluster_name(cluster)
     check_password(password)
-    addresses = [
-        identity.format_address(*identity.parse_address(a)) for a in bootstrap or identity.read_bs_list(cluster)
-    ]
+
+    async def run() -> bool:
+        found = bootstrap or await discovery.addresses(cluster)
+        return await _auth_node(cluster, password, [identity.format_address(*identity.parse_address(a)) for a in found])
+
     try:
-        return asyncio.run(_auth_node(cluster, password, addresses))
+        return asyncio.run(run())
     except OSError as exc:
         raise from_os_error(exc, f"cannot write {paths.cluster_dir(cluster)}") from exc

@@ -1,8 +1,9 @@
 """The control RPC client: finds the leader, keeps a connection to it, retries.
 
-DESIGN: request ids grow over the life of an MdsClient; a request that was cut off by a lost connection goes out again with the same
-id, so that the MDS recognises it (exactly once). One background task owns the connection; callers only wait on futures. A silent
-connection is probed by Hello, whose answer also says whether the peer still leads.
+DESIGN: the search for the leader is one race (race.py) over the addresses known and, after them, the sources of discovery in their
+order; a source is an attempt whose outcome is more addresses. Request ids grow over the life of an MdsClient; a request that was
+cut off by a lost connection goes out again with the same id, so that the MDS recognises it (exactly once). One background task owns
+the connection; callers only wait on futures. A silent connection is probed by Hello, whose answer also says whether the peer still leads.
 """
 
 from __future__ import annotations
@@ -11,12 +12,16 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 from vstor.codes_gen import ErrorCode
 from vstor.errors import VstorError
 from vstor.net import pki
+from vstor.net.discovery import Finder, none_known, read_config
 from vstor.net.identity import Identity, control_address, load_identity, read_bs_list
+from vstor.net.race import Race
 from vstor.net.rpc_connection import RpcConnection, connect, hello
+from vstor.net.sources import BS_LIST
 from vstor.proto import messages as m
 
 log = logging.getLogger(__name__)
@@ -26,6 +31,7 @@ CONNECT_S_MAX = 5.0
 HELLO_S_MAX = 3.0
 BACKOFF_S_MIN = 0.05
 BACKOFF_S_MAX = 1.0
+SOURCE_S_MAX = 0.25
 PROBE_AFTER_S = 2.0  # of silence
 PROBE_S_MAX = 3.0  # then the connection is dropped
 PENDING_MAX = 16384
@@ -48,6 +54,15 @@ WAITING = (m.LockSet, m.LeaseAcquire, m.GetMap, m.ReplicaFailed)
 CallNow = Callable[[m.RequestBody], Awaitable[m.ReplyBody]]
 OnPush = Callable[[m.PushBody], None]
 OnConnect = Callable[[CallNow], Awaitable[None]]
+_Answer = tuple[RpcConnection, m.HelloReply]
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """A source of discovery that is asked when the addresses before it have failed or are silent."""
+
+    name: str
+    wait_s: float | None  # for its answer; a late one is used in the next round
 
 
 class MdsClient:
@@ -58,7 +73,7 @@ class MdsClient:
         on_push: called for each Push, on the event loop; must not block.
         on_connect: awaited on every new connection before anything else goes out; gets a function that sends at once on this
             connection. A retryable error of it means "connect again"; another one is handed to all callers.
-        bootstrap: MDS-to-MDS addresses instead of bs.list.
+        bootstrap: MDS-to-MDS addresses instead of bs.list and the other sources of discovery.
     Concurrency: one event loop, from which all methods are called. The first `call` starts it; `close` ends it.
     """
 
@@ -79,6 +94,7 @@ class MdsClient:
         self._on_connect = on_connect
         self._bootstrap = bootstrap
         self._context = pki.client_context(identity.cert_path, identity.key_path, identity.ca_path)
+        self._finder = Finder(identity.cluster)
         self._learned: list[str] = []
         self._next_id = 1
         self._live: dict[int, None] = {}  # ids not finished, ascending, those of WAITING left out
@@ -159,6 +175,7 @@ class MdsClient:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
+        await self._finder.close()
         if self._conn is not None:
             self._conn.close()
             self._conn = None
@@ -232,67 +249,97 @@ class MdsClient:
             await asyncio.sleep(backoff_s * random.uniform(0.5, 1.0))
             backoff_s = min(2 * backoff_s, BACKOFF_S_MAX)
 
-    def _candidates(self) -> list[str]:
-        """Control addresses in the order of trying. Raises CONFIG for a bad bs.list when nothing else is known, UNREACHABLE for none."""
-        cluster, known = self.identity.cluster, self._learned
+    def _plan(self) -> tuple[list[str], list[_Source]]:
+        """Control addresses in the order of trying, and what is asked for more. Raises CONFIG."""
+        named, order = self._bootstrap or [], [] if self._bootstrap else list(read_config().order)
+        known = self._learned
         try:
-            known = [control_address(a) for a in self._bootstrap or read_bs_list(cluster)] + known
+            if order and order[0] == BS_LIST:
+                named = read_bs_list(self.identity.cluster)
+                order.pop(0)
+            known = [control_address(a) for a in named] + known
         except VstorError as exc:
             if not known:
                 raise
             log.warning("bs.list not used reason=%s", exc.message)
-        if not known:
-            raise VstorError(
-                ErrorCode.UNREACHABLE, f"no MDS known for cluster {cluster}: fill bs.list or give its address"
-            )
         first = [self.leader_address] if self.leader_address else []
-        return list(dict.fromkeys(first + known))[:ADDRESSES_MAX]
+        addresses = list(dict.fromkeys(first + known))[:ADDRESSES_MAX]
+        # A name server that is down must not keep a client with addresses from trying these again.
+        wait_s = SOURCE_S_MAX if addresses else None
+        return addresses, [_Source(name, wait_s) for name in order]
 
     async def _find_leader(self, connect_s: float) -> RpcConnection | None:
         """A connection to the MDS that says it leads, or None after one round over all addresses."""
+
+        async def attempt(key: _Source | str) -> _Answer | list[str]:
+            if isinstance(key, _Source):
+                return [control_address(a) for a in await self._finder.lookup(key.name, key.wait_s)]
+            return await self._try(key, connect_s)
+
+        def dispose(outcome: _Answer | list[str]) -> None:
+            if not isinstance(outcome, list):
+                outcome[0].abort()
+
         try:
-            queue = self._candidates()
+            addresses, more = self._plan()
         except VstorError as exc:
             self._complain(exc)
             return None
-        tried: set[str] = set()
-        while queue:
-            address = queue.pop(0)
-            if address in tried:
-                continue
-            tried.add(address)
-            conn: RpcConnection | None = None
-            try:
-                conn = await connect(address, self._context, timeout_s=connect_s, on_push=self._on_push)
-                reply = await self._say_hello(conn)
-            except (VstorError, TimeoutError) as exc:
-                if conn is not None:
-                    conn.abort()
-                error = (
-                    exc if isinstance(exc, VstorError) else VstorError(ErrorCode.UNREACHABLE, f"{address}: no answer")
-                )
-                self._complain(_unreachable(error, self.identity.cluster))
-                continue
-            except asyncio.CancelledError:
-                if conn is not None:
-                    conn.abort()
-                raise
-            self._learned = reply.addresses[:ADDRESSES_MAX]
-            if reply.leader:
-                self.hello, self.leader_address = reply, address
-                return conn
-            conn.close()
-            self._complain(
-                VstorError(
-                    ErrorCode.UNREACHABLE,
-                    f"cluster {self.identity.cluster} has no leading MDS at the moment",
-                )
-            )
-            if reply.leader_address and reply.leader_address not in tried:
-                queue.insert(0, reply.leader_address)
-            queue += [a for a in reply.addresses if a not in tried and a not in queue]
+        reasons: list[str] = []  # why a source has told nothing
+        async with Race(attempt, dispose) as race:
+            for address in addresses:
+                race.add(address)
+            for source in more:
+                race.add(source)
+            while (ended := await race.next()) is not None:
+                key, outcome = ended
+                if isinstance(key, _Source):
+                    found = outcome if isinstance(outcome, list) else []
+                    for address in found:
+                        race.add(address)
+                    addresses += found
+                    if not found:
+                        reasons.append(
+                            f"{key.name}: {outcome.message if isinstance(outcome, VstorError) else 'nothing'}"
+                        )
+                elif isinstance(outcome, VstorError):
+                    self._complain(_unreachable(outcome, self.identity.cluster))
+                elif not isinstance(outcome, list):
+                    # 1. An MDS of this cluster has answered: it knows the others better than any source.
+                    conn, reply = outcome
+                    race.drop(lambda waiting: isinstance(waiting, _Source))
+                    self._learned = reply.addresses[:ADDRESSES_MAX]
+                    if reply.leader:
+                        self.hello, self.leader_address = reply, key
+                        return conn
+                    # 2. Not the leader: the one it names comes next.
+                    conn.close()
+                    self._complain(
+                        VstorError(
+                            ErrorCode.UNREACHABLE,
+                            f"cluster {self.identity.cluster} has no leading MDS at the moment",
+                        )
+                    )
+                    if reply.leader_address:
+                        race.add(reply.leader_address, at_once=True)
+                    for address in self._learned:
+                        race.add(address)
+        if not addresses:
+            self._complain(none_known(self.identity.cluster, reasons))
         self.leader_address = ""
         return None
+
+    async def _try(self, address: str, connect_s: float) -> _Answer:
+        """Connect and say Hello. Raises VstorError."""
+        conn = await connect(address, self._context, timeout_s=connect_s, on_push=self._on_push)
+        try:
+            return conn, await self._say_hello(conn)
+        except TimeoutError as exc:
+            conn.abort()
+            raise VstorError(ErrorCode.UNREACHABLE, f"{address}: no answer") from exc
+        except BaseException:
+            conn.abort()
+            raise
 
     async def _say_hello(self, conn: RpcConnection) -> m.HelloReply:
         who = self.identity

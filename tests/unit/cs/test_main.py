@@ -71,8 +71,8 @@ def test_show_config(repo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert shown["socket"].endswith("cs-c1-1025.sock")
 
 
-def test_address_towards_the_mds(repo: Path) -> None:
+async def test_address_towards_the_mds(repo: Path) -> None:
     bs_list = paths.cluster_dir("c1") / "bs.list"
     bs_list.parent.mkdir(parents=True)
     bs_list.write_text("127.0.0.5:2510\n")
-    assert program.address_towards_mds("c1") == "127.0.0.1"
+    assert await program.address_towards_mds("c1") == "127.0.0.1"

@@ -439,9 +439,14 @@ def test_discover(ctl: Ctl) -> None:
     directory.mkdir(parents=True)
     (directory / "bs.list").write_text("# first\n127.0.0.9:1\n")
     (directory / "node.crt").write_text("")
-    value = json.loads(ctl("discover", "--format", "json").out)
+    value = json.loads(ctl("discover", "--source", "bs.list", "--format", "json").out)
     assert value == [
-        {"cluster": "c", "cluster_id": "", "authenticated": True, "mds": [{"address": "127.0.0.9:1", "answers": False}]}
+        {
+            "cluster": "c",
+            "cluster_id": "",
+            "authenticated": True,
+            "mds": [{"address": "127.0.0.9:1", "answers": False, "sources": ["bs.list"]}],
+        }
     ]
 
 

@@ -103,7 +103,7 @@ class VstorCtl:
         """Id of the cluster that this host belongs to, empty when it belongs to none. Asks no MDS."""
         if not self.available or not self.authenticated():
             return ""
-        found = [item for item in self.call("discover") if item.get("cluster") == self.cluster]
+        found = [item for item in self.call("discover", "--source", "bs.list") if item.get("cluster") == self.cluster]
         return found[0].get("cluster_id", "") if found else ""
 
     def status(self):
