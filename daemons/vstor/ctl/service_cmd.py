@@ -7,7 +7,7 @@ from pathlib import Path
 
 from vstor import paths
 from vstor import services as registry
-from vstor.codes_gen import ErrorCode
+from vstor.codes_gen import ERRORS, ErrorCode
 from vstor.ctl import service_files as files
 from vstor.ctl import services_mgr as mgr
 from vstor.ctl.clusterpath import mounts
@@ -52,8 +52,10 @@ def list_services(ctx: Context) -> int:
 def service(ctx: Context) -> int:
     """Do the action for what the words mean."""
     action, words = ctx.args.action, ctx.args.what or ["all"]
-    if action == "exec":
+    if action == "exec":  # what units run, as the user they name
         return _exec(words)
+    if os.geteuid() != 0:
+        raise VstorError(ErrorCode.NOT_ROOT, f"service {action} {ERRORS[ErrorCode.NOT_ROOT].text}")
     if action == "install":
         return _install(ctx)
     manager = mgr.choose_manager()
@@ -290,7 +292,6 @@ COMMANDS = (
             Opt("--root", metavar="DIR", default="/", help="install: root of the file tree (default: /)"),
         ),
         needs_cluster=False,
-        needs_root=True,
         examples=(
             "vstorctl service start mds",
             "vstorctl service enable mds",

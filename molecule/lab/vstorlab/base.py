@@ -19,7 +19,7 @@ SUITE = "bookworm"
 # minimal: a server as the installer leaves it. prepared: with the Debian packages that the roles install, so that a deployment downloads nothing.
 VARIANTS = ("minimal", "prepared")
 # Raised when what is done to the base changes.
-REVISION = 1
+REVISION = 2
 TREE = Path(__file__).resolve().parents[3]
 PACKAGES = (
     "systemd", "systemd-sysv", "udev", "dbus", "libpam-systemd", "openssh-server", "sudo", "python3", "iproute2", "iputils-ping", "nftables",
@@ -31,6 +31,14 @@ MASKED = (
     "sys-kernel-debug.mount", "sys-kernel-tracing.mount", "sys-kernel-config.mount", "apt-daily.timer", "apt-daily-upgrade.timer",
     "getty.target", "console-getty.service",
 )  # fmt: skip
+# systemd listens to udev only where there is one when it starts, and udev starts after it: a server has the initramfs' or devtmpfs, a host
+# of the lab has this as PID 1, which becomes systemd.
+INIT = "/usr/local/sbin/lab-init"
+INIT_TEXT = """#!/bin/sh
+mkdir -p /run/udev
+: >/run/udev/control
+exec /lib/systemd/systemd "$@"
+"""
 BUILD_S = 1800.0
 
 
@@ -39,7 +47,7 @@ def ensure(variant: str, rebuild: bool = False) -> Path:
     if variant not in VARIANTS:
         raise LabError(f"base is one of {', '.join(VARIANTS)}, not {variant!r}")
     packages = sorted({*PACKAGES, *(_role_packages() if variant == "prepared" else ())})
-    words = "\n".join([SUITE, str(REVISION), *packages, *MASKED])
+    words = "\n".join([SUITE, str(REVISION), *packages, *MASKED, INIT_TEXT])
     base = CACHE / f"{variant}-{hashlib.sha256(words.encode()).hexdigest()[:12]}"
     with lock():
         if rebuild and base.exists():
@@ -124,6 +132,8 @@ def _build(base: Path, packages: list[str]) -> None:
         new / "etc/resolv.conf",
     ]:
         file.unlink(missing_ok=True)
+    (new / INIT.lstrip("/")).write_text(INIT_TEXT)
+    (new / INIT.lstrip("/")).chmod(0o755)
     (new / "var/log/journal").mkdir(exist_ok=True)
     shutil.rmtree(new / "var/cache/apt/archives", ignore_errors=True)
     (new / "var/cache/apt/archives/partial").mkdir(parents=True)

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from vstorlab import cgroups, disks
+from vstorlab import base, cgroups, disks
 from vstorlab.spec import LabError
 from vstorlab.state import Lab
 from vstorlab.tools import is_program, kill, read_pid, wait_until
@@ -88,7 +88,7 @@ def main(lab: Lab, host: str) -> None:
 def command(lab: Lab, host: str) -> list[str]:
     """How a host is booted. /sys is writable, so that udev and with it device units and /dev/disk/by-uuid work as on a real server."""
     return [
-        "systemd-nspawn", "--boot", "--quiet", "--register=no", "--keep-unit", f"--machine={lab.machine(host)}", f"--hostname={host}",
+        "systemd-nspawn", "--quiet", "--register=no", "--keep-unit", f"--machine={lab.machine(host)}", f"--hostname={host}",
         f"--directory={lab.host_directory(host) / 'root'}", f"--network-bridge={lab.bridge}", "--resolv-conf=off", "--timezone=off",
         "--link-journal=no", "--console=pipe", "--bind=/dev/fuse",
         # The chunk servers use it; systemd-nspawn of Debian 12 does not know it yet.
@@ -96,4 +96,5 @@ def command(lab: Lab, host: str) -> list[str]:
         # The XFS tools and the daemons' locks want what a server has.
         "--capability=CAP_SYS_RAWIO,CAP_IPC_LOCK,CAP_WAKE_ALARM", "--rlimit=RLIMIT_MEMLOCK=infinity",
         *(f"--bind={disks.device(lab, file)}" for file in lab.hosts[host].disks.values()),
+        base.INIT,
     ]  # fmt: skip
