@@ -12,6 +12,7 @@ from pathlib import Path
 import vstor
 from vstor.codes_gen import ERRORS
 from vstor.ctl.main import COMMANDS, build_parser
+from vstor.ctl.spec import EXIT_PARTLY
 
 SECTION = 8
 
@@ -124,6 +125,7 @@ def exit_statuses() -> tuple[tuple[str, str], ...]:
     for error in ERRORS.values():
         texts.setdefault(error.exit_code, []).append(error.text)
     texts.setdefault(3, []).append("(service status) something does not run")
+    texts[EXIT_PARTLY] = ["(report, deploy) done in part, what failed is named"]
     texts[130] = ["interrupted"]
     return tuple((str(code), "; ".join(dict.fromkeys(texts[code]))) for code in sorted(texts))
 

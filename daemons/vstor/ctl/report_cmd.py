@@ -1,4 +1,4 @@
-"""report: a bundle for whoever helps, without secrets."""
+"""report: a bundle for whoever helps, without secrets, of this node or of several hosts."""
 
 from __future__ import annotations
 
@@ -6,18 +6,23 @@ import io
 import json
 import os
 import platform
+import sys
 import tarfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from vstor import paths
 from vstor import services as registry
+from vstor.codes_gen import ErrorCode
+from vstor.ctl import report_hosts
 from vstor.ctl import services_mgr as mgr
 from vstor.ctl.clusterpath import mounts
 from vstor.ctl.context import Context
-from vstor.ctl.spec import BOOTSTRAP, Command, Opt
+from vstor.ctl.spec import BOOTSTRAP, EXIT_PARTLY, Command, Opt
 from vstor.errors import VstorError, from_os_error
 from vstor.proto import messages
 
@@ -102,49 +107,128 @@ def _system() -> dict[str, Any]:
     }
 
 
-def report(ctx: Context) -> int:
-    """Write the bundle; what does not answer is noted in it."""
-    name = f"vstor-report-{ctx.cluster}-{platform.node()}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
-    target = Path(ctx.args.output or f"{name}.tar.gz")
+def _open_new(target: Path) -> BinaryIO:
     try:
-        fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        return os.fdopen(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb")
     except OSError as exc:
         raise from_os_error(exc, f"cannot write {target}") from exc
-    with os.fdopen(fd, "wb") as stream, tarfile.open(fileobj=stream, mode="w:gz") as tar:
+
+
+def _add_cluster(bundle: _Bundle, ctx: Context) -> None:
+    bundle.add_answer("status.json", lambda: ctx.call_json(messages.GetStatus()))
+    bundle.add_answer("events.json", lambda: ctx.call_json(messages.GetEvents(after=0, since_ms=0, limit=EVENTS_MAX)))
+    bundle.add_answer("config.json", lambda: ctx.call_json(messages.GetConfig(name="")))
+
+
+def _add_node(bundle: _Bundle, cluster: str) -> None:
+    bundle.add_answer("system.json", _system)
+    bundle.add_answer(
+        "services.json",
+        lambda: [s.to_json() for s in mgr.states(mgr.choose_manager(), registry.list_services(cluster))],
+    )
+    bundle.add_tree("etc", paths.cluster_dir(cluster), CONFIG_BYTES_MAX, secrets_out=True)
+    bundle.add_tree("log", paths.log_dir(), LOG_BYTES_MAX, secrets_out=False)
+    bundle.add("left_out.txt", "".join(f"{line}\n" for line in bundle.left_out).encode())
+
+
+def report(ctx: Context) -> int:
+    """Write the bundle; what does not answer is noted in it."""
+    where = "hosts" if ctx.args.host else platform.node()
+    name = f"vstor-report-{ctx.cluster}-{where}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
+    if ctx.args.output == "-":
+        if ctx.args.host:
+            raise VstorError(ErrorCode.USAGE, "-o - is for the bundle of this node alone — give a file")
+        with tarfile.open(fileobj=sys.stdout.buffer, mode="w|gz") as tar:
+            bundle = _Bundle(tar, name)
+            _add_cluster(bundle, ctx)
+            _add_node(bundle, ctx.cluster)
+        return 0
+    target = Path(ctx.args.output or f"{name}.tar.gz")
+    if ctx.args.host:
+        return _report_hosts(ctx, name, target)
+    with _open_new(target) as stream, tarfile.open(fileobj=stream, mode="w:gz") as tar:
         bundle = _Bundle(tar, name)
-        bundle.add_answer("system.json", _system)
-        bundle.add_answer("status.json", lambda: ctx.call_json(messages.GetStatus()))
-        bundle.add_answer(
-            "events.json", lambda: ctx.call_json(messages.GetEvents(after=0, since_ms=0, limit=EVENTS_MAX))
-        )
-        bundle.add_answer("config.json", lambda: ctx.call_json(messages.GetConfig(name="")))
-        bundle.add_answer(
-            "services.json",
-            lambda: [s.to_json() for s in mgr.states(mgr.choose_manager(), registry.list_services(ctx.cluster))],
-        )
-        bundle.add_tree("etc", paths.cluster_dir(ctx.cluster), CONFIG_BYTES_MAX, secrets_out=True)
-        bundle.add_tree("log", paths.log_dir(), LOG_BYTES_MAX, secrets_out=False)
-        bundle.add("left_out.txt", "".join(f"{line}\n" for line in bundle.left_out).encode())
+        _add_cluster(bundle, ctx)
+        _add_node(bundle, ctx.cluster)
     ctx.emit({"file": str(target), "left_out": bundle.left_out}, str(target))
     return 0
+
+
+def _report_hosts(ctx: Context, name: str, target: Path) -> int:
+    """The bundles of several hosts in one. Exit status EXIT_PARTLY when one is missing."""
+    from vstor.ctl import remote
+
+    args = ctx.args
+    access = remote.Access(
+        args.user or "",
+        args.port,
+        tuple(args.identity or ()),
+        report_hosts.known_hosts_files(args.known_hosts or []),
+        args.sudo,
+    )
+    known = partial(report_hosts.hosts_of_status, ctx.call_json(messages.GetStatus()) if "all" in args.host else {})
+    targets = report_hosts.choose_targets(args.host, known, access)
+    command = ["vstorctl", "-q", "-c", ctx.cluster, "report", "-o", "-"]
+
+    def fetch(host: remote.Target, file: BinaryIO) -> None:
+        host, keys = remote.with_ssh_config(host, Path("~/.ssh/config").expanduser())
+        files = (*access.key_files, *(k for k in keys if Path(k).is_file()))
+        remote.fetch(host, replace(access, key_files=files), command, file, report_hosts.HOST_BYTES_MAX)
+
+    def said(host: str, error: VstorError | None) -> None:
+        if error is None:
+            ctx.say(f"{host}: done")
+        else:
+            ctx.warn(f"{host}: {' '.join(error.message.split())}")
+
+    with _open_new(target) as stream, tarfile.open(fileobj=stream, mode="w:gz") as tar:
+        bundle = _Bundle(tar, name)
+        _add_cluster(bundle, ctx)
+        failed = report_hosts.collect(targets, fetch, tar, f"{name}/hosts", said)
+        bundle.add("failed.json", json.dumps(failed, indent=1).encode())
+    done = [t.label for t in targets if t.label not in failed]
+    ctx.emit({"file": str(target), "hosts": done, "failed": failed}, str(target))
+    return EXIT_PARTLY if failed else 0
 
 
 COMMANDS = (
     Command(
         name="report",
         summary="write a bundle of logs, configuration and status",
-        description="Writes a compressed tar file with the logs of this node, the cluster's status, events and configuration. Keys and passwords are left out.",
+        description=(
+            "Writes a compressed tar file with the logs of this node, the cluster's status, events and configuration. Keys and passwords are left out. "
+            "With --host the same is collected by SSH from other hosts, where vstorctl must be installed; keys of hosts are checked as by ssh(1), "
+            "private keys come from the agent, ~/.ssh or --identity, and ~/.ssh/config is heeded (HostName, Port, User, IdentityFile). "
+            "A host that fails is named, the others are collected, and the exit status is 15."
+        ),
         run=report,
         options=(
             Opt(
                 "-o",
                 "--output",
                 metavar="FILE",
-                help="name of the bundle (default: vstor-report-CLUSTER-HOST-TIME.tar.gz here)",
+                help="name of the bundle, - for standard output (default: vstor-report-CLUSTER-HOST-TIME.tar.gz here)",
             ),
+            Opt(
+                "--host",
+                metavar="[USER@]HOST[:PORT]",
+                action="append",
+                help="collect from this host; may be given several times; all: every host with a server of the cluster",
+            ),
+            Opt("--user", metavar="USER", help="login name on hosts (default: that of ~/.ssh/config, or your own)"),
+            Opt("--port", metavar="PORT", type=int, default=22, help="port of sshd on hosts (default: 22)"),
+            Opt("--identity", metavar="FILE", action="append", help="private key; may be given several times"),
+            Opt(
+                "--known-hosts", metavar="FILE", action="append", help="more keys of hosts; may be given several times"
+            ),
+            Opt("--sudo", action="store_true", help="run vstorctl on hosts as root by sudo -n"),
             BOOTSTRAP,
         ),
         needs_root=True,
-        examples=("vstorctl -c test_cluster report",),
+        examples=(
+            "vstorctl -c test_cluster report",
+            "vstorctl -c test_cluster report --host all --user admin --sudo",
+            "vstorctl -c test_cluster report --host node1 --host root@10.30.100.102 -o bundle.tar.gz",
+        ),
     ),
 )

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vstor.ctl.context import Context
 
+EXIT_PARTLY = 15  # exit status of a verb that did its work for a part only and has named the rest
+
 
 @dataclass(frozen=True, init=False)
 class Opt:
