@@ -22,7 +22,10 @@ SOURCES = sorted((NATIVE / "src").glob("*.c"))
 BASE_HEADERS = ("crc32c.h", "dio.h", "session.h", "frame.h")
 ENGINE_HEADERS = ("cs.h", "client.h")
 LIBRARIES = ["uring", "crypto"]
-COMPILE_ARGS = ["-std=c11", "-D_GNU_SOURCE", "-O2", "-g", "-Wno-address-of-packed-member"]
+# Without the path of the checkout in debug information and __FILE__: the same tree gives the same wheel wherever it lies, so that
+# a run from another clone does not deploy (and restart) what is there already.
+PREFIX_MAP = f"-ffile-prefix-map={NATIVE.parent}=."
+COMPILE_ARGS = ["-std=c11", "-D_GNU_SOURCE", "-O2", "-g", "-Wno-address-of-packed-member", PREFIX_MAP]
 
 
 def strip_comments(text: str) -> str:
