@@ -1,7 +1,7 @@
 """Write files with fsync for as long as it works, and note each on another file system once its fsync has returned.
 
-    fsync_writer.py write DIR NOTES      until killed or refused; a line "NAME SHA256" in NOTES is a promise of the cluster
-    fsync_writer.py verify DIR NOTES     every noted file is there with its contents
+fsync_writer.py write DIR NOTES      until killed or refused; a line "NAME SHA256" in NOTES is a promise of the cluster
+fsync_writer.py verify DIR NOTES     every noted file is there with its contents
 """
 
 from __future__ import annotations

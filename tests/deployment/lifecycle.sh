@@ -56,7 +56,7 @@ purge() {
 
 # Everything a run may write. What Ansible keeps for a moment in ~/.ansible is not the cluster's.
 trees() {
-    .venv/bin/python tests/deployment/tree.py /etc /opt /usr/local /usr/share/man /lib/systemd /usr/lib/systemd /var/spool "$HOME/.config" "$@"
+    .venv/bin/python tests/deployment/tree.py /etc /opt/vstor /usr/local/bin /usr/local/share /usr/lib/systemd /var/spool "$HOME/.config" "$@"
 }
 
 same() { # BEFORE AFTER
