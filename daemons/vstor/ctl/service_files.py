@@ -26,6 +26,8 @@ ENVIRONMENT = (
 )
 SUPERVISOR_RETRIES = 1_000_000_000  # the delay between two starts grows by a second each time; it is never given up
 UNITS_DIR = Path(__file__).with_name("units")
+# Servers start before it, mounts after it; they stop the other way round.
+SERVERS_TARGET = "vstor-servers.target"
 
 
 def program_name(service: Service) -> str:

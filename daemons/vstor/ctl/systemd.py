@@ -91,6 +91,7 @@ class Systemd:
         for kind in {s.kind for s in services}:
             unit = files.systemd_unit(kind, vstorctl(), user.pw_name if user else None)
             changed |= self._provide_unit(f"{files.PROGRAMS[kind]}@.service", unit)
+        changed |= self._provide_unit(files.SERVERS_TARGET, (files.UNITS_DIR / files.SERVERS_TARGET).read_text())
         for service in services:
             file = self._unit_dir / f"{files.unit_name(service)}.d" / "vstor.conf"
             changed |= write_if_changed(file, files.systemd_dropin(service, environment, journal_directories(service)))

@@ -135,6 +135,12 @@ def test_root_is_wanted(ctl: Ctl, monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.err == "vstorctl: make-cs must be run as root — run it as root\n"
 
 
+def test_units_run_service_exec_as_another_user(ctl: Ctl, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(main_module.os, "geteuid", lambda: 1000)
+    assert "no service cs 1025" in ctl("service", "exec", "cs", "c.1025").err
+    assert ctl("service", "start", "cs").code == 77
+
+
 def test_mend_is_added_only_where_the_message_has_none() -> None:
     assert one_line(VstorError(ErrorCode.UNREACHABLE, "none")) == f"vstorctl: none — {MENDS[ErrorCode.UNREACHABLE]}"
     for message in ("it is so — do that", "it is so; do that", "not here; run: vstorctl -c c auth-node"):

@@ -124,6 +124,7 @@ def test_units_are_written_once(manager: systemd.Systemd, systemctl: FakeSystemc
         "vstor-csd@test_cluster.1025.service.d/vstor.conf",
         "vstor-mount@.service",
         "vstor-mount@c.pcs.service.d/vstor.conf",
+        "vstor-servers.target",
     ]
     dropin = (tmp_path / "units" / names[1]).read_text()
     assert 'RequiresMountsFor="/disks/a b/50%% \\"x\\""\n' in dropin
@@ -157,6 +158,12 @@ def test_unit_files(kind: str) -> None:
     for line in hardened:
         assert (line in unit) == (kind != "mount"), line
     assert "User=" not in service_files.systemd_unit(kind, ["/x"], None)
+    # Mounts stop before the servers of their host: a client flushes to them.
+    words = {line for line in unit.splitlines() if service_files.SERVERS_TARGET in line}
+    if kind == "mount":
+        assert [w.partition("=")[0] for w in words] == ["After"]
+    else:
+        assert sorted(w.partition("=")[0] for w in words) == ["Before", "Wants"]
 
 
 def test_a_unit_starts(manager: systemd.Systemd, systemctl: FakeSystemctl, monkeypatch: pytest.MonkeyPatch) -> None:
