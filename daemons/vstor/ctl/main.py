@@ -16,6 +16,7 @@ from vstor.ctl import (
     auth_cmd,
     config_cmd,
     cs_cmd,
+    deploy_cmd,
     discover_cmd,
     event_cmd,
     file_cmd,
@@ -44,6 +45,7 @@ GROUPS = (
     lease_cmd,
     service_cmd,
     report_cmd,
+    deploy_cmd,
 )
 COMMANDS: tuple[Command, ...] = tuple(command for group in GROUPS for command in group.COMMANDS)
 
