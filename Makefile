@@ -17,6 +17,8 @@ ARGS ?=
 PYTEST_ARGS ?=
 # Version of make packages; empty: that of the tree (daemons/vstor/__init__.py).
 VERSION ?=
+# Secret key of make repo, armoured; made when it is not there.
+REPO_KEY ?= ~/.config/vstor/repository-key.asc
 # Seconds of make fuzz.
 FUZZ_S ?= 60
 JOBS ?= $(shell nproc)
@@ -78,6 +80,11 @@ wheel: build/wheelhouse.id ## what is deployed: wheels of the program and of its
 packages: build/wheelhouse.id $(VENV)/stamp-dev ## deb and rpm packages in build/packages, of the version VERSION
 	@echo "packages: deb and rpm in build/packages"
 	@$(PY) packaging/build.py build/wheelhouse build/packages $(VERSION)
+
+.PHONY: repo
+repo: packages ## signed apt and yum repository in build/repo, with the key REPO_KEY; AIRGAP=1: with Debian's packages that it needs
+	@echo "repo: signed repository in build/repo"
+	@$(PY) packaging/repo.py build/packages build/repo $(REPO_KEY) $(if $(AIRGAP),--with-dependencies)
 
 .PHONY: gen
 gen: $(VENV)/stamp-up ## code generated from native/wire/protocol.toml
