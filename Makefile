@@ -125,6 +125,10 @@ test: $(VENV)/stamp-dev build/stamp-native test-c ## all fast tests; brings what
 	@$(PYTEST) -n $(JOBS) tests/unit $(PYTEST_ARGS)
 	@$(PYTEST) $(wildcard tests/component tests/cluster) $(PYTEST_ARGS)
 
+.PHONY: posix
+posix: $(VENV)/stamp-dev build/stamp-native ## POSIX conformance, all cases, on a mount of a cluster of its own
+	@VSTOR_POSIX_EVERY=1 $(PYTEST) tests/cluster/test_posix.py $(PYTEST_ARGS)
+
 .PHONY: asan
 asan: $(VENV)/stamp-dev ## C tests under address and undefined-behaviour sanitizers
 	@$(MAKE) -C native -j$(JOBS) asan

@@ -51,8 +51,10 @@ class Readiness:
         sd_notify("READY=1")
 
     def stopping(self) -> None:
-        """No longer served."""
-        self.path.unlink(missing_ok=True)
+        """No longer served by this process; one that took over meanwhile keeps its file."""
+        with contextlib.suppress(FileNotFoundError):
+            if self.path.read_text().strip() == str(os.getpid()):
+                self.path.unlink()
         sd_notify("STOPPING=1")
 
 

@@ -104,7 +104,7 @@ static bool do_fallocate(struct fuse *fu, const struct fuse_in_header *in, struc
 	const struct fuse_fallocate_in *a = (const void *)(in + 1);
 	struct req *r;
 
-	if (a->mode != (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE))
+	if (a->mode != (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE) || (in->uid && b->flags & BIND_SUID))
 		return false;
 	r = begin(fu, in, b, VST_IO_PUNCH);
 	if (!r)

@@ -58,6 +58,29 @@ def test_a_killed_mount_makes_room_for_the_next(shared_cluster: Cluster, point: 
         umount(point)
 
 
+def test_an_old_mount_that_ends_leaves_the_new_one_alone(shared_cluster: Cluster, point: Path) -> None:
+    """umount -l of a busy file system, a new mount at its place, then the old process ends."""
+    assert mount(shared_cluster, point).returncode == 0
+    old = ready_pid(shared_cluster, point)
+    held = os.open(point / "held", os.O_CREAT | os.O_WRONLY)
+    try:
+        subprocess.run(["umount", "-l", point], check=True)
+        assert mount(shared_cluster, point).returncode == 0
+        new = ready_pid(shared_cluster, point)
+        os.write(held, b"written by the detached mount")
+        os.kill(old, 15)
+        wait_for("the old process to end", lambda: not Path(f"/proc/{old}").exists(), 90)
+        assert (point / "held").read_bytes() == b"written by the detached mount"
+        assert ready_pid(shared_cluster, point) == new
+        (point / "held").unlink()
+        subprocess.run(["umount", point], check=True)
+        wait_for("the process to end", lambda: not Path(f"/proc/{new}").exists())
+    finally:
+        with pytest.raises(OSError, match="not connected"):
+            os.close(held)
+        umount(point)
+
+
 def test_options(shared_cluster: Cluster, point: Path) -> None:
     done = mount(shared_cluster, "-o", "ro,noatime", "-u", "12", "-g", "34", "-m", "0750", point)
     assert done.returncode == 0, done.stderr

@@ -5,6 +5,7 @@ Everything is started through the commands a user runs (vstorctl, vstor-mdsd, â€
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -296,8 +297,10 @@ class Cluster:
             if not proc.running:
                 continue
             try:
-                if proc.name.startswith("mount") and proc.popen:  # it ends by itself when it is unmounted
-                    proc.popen.wait(20)
+                if proc.name.startswith("mount") and proc.popen:
+                    # It ends by itself when it is unmounted, unless another mount namespace (a container that was just made) has a copy.
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        proc.popen.wait(5)
                 status = proc.stop()
                 if status != 0 and not (
                     status == -signal.SIGTERM and proc.name.startswith("etcd")

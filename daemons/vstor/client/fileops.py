@@ -44,6 +44,7 @@ class FileOperations(Operations):
         self.dirs: dict[int, DirHandle] = {}
         self._next_dir = 1
         self.volume.on_posix_lock = self._flush_to_us
+        self.volume.leases.on_changed = self.rebind
         self.handlers.update(
             {
                 fp.Op.OPEN: self.open,
@@ -70,7 +71,9 @@ class FileOperations(Operations):
     # --- open and close
 
     async def open(self, request: fp.FuseRequest) -> bytes:
-        flags, _ = fp.OPEN_IN.unpack_from(request.body)
+        flags, open_flags = fp.OPEN_IN.unpack_from(request.body)
+        if open_flags & fp.OPEN_KILL_SUIDGID:
+            await self._drop_suid(request.nodeid)
         inode, handle = await self.files.open(request.nodeid, flags)
         return self._opened(inode, handle)
 
@@ -104,14 +107,17 @@ class FileOperations(Operations):
         flags = cl.BIND_WRITABLE if handle.writable else 0
         flags |= cl.BIND_APPEND if handle.flags & os.O_APPEND else 0
         flags |= cl.BIND_SYNC if handle.flags & (os.O_SYNC | os.O_DSYNC) else 0
-        if inode.attr is not None and inode.attr.mode & (stat.S_ISUID | stat.S_ISGID):
-            flags |= cl.BIND_KILL_SUIDGID
+        if inode.attr is None or not inode.attr_valid or inode.attr.mode & (stat.S_ISUID | stat.S_ISGID):
+            flags |= cl.BIND_KILL_SUIDGID  # there may be such bits: writes of others than root come to Python
         if self.volume.locks.book.any_posix(inode.ino):
             flags |= cl.BIND_FLUSH
         flags |= cl.BIND_DIRECT if handle.direct else 0
+        if flags == handle.bound:
+            return
         result = self.volume.engine.native.fuse_bind(handle.fh, inode.file, flags)
         if result < 0:
             raise OSError(-result, os.strerror(-result))
+        handle.bound = flags
 
     def _flush_to_us(self, ino: int) -> None:
         """close(2) drops POSIX locks (fcntl(2)): from the first lock on, FLUSH has to come to Python."""
@@ -119,7 +125,7 @@ class FileOperations(Operations):
 
     def rebind(self, inode: Inode) -> None:
         for handle in inode.handles.values():
-            if handle.fh in self.table.handles and inode.file is not None:
+            if handle.bound is not None and inode.file is not None:
                 self._bind(inode, handle)
 
     async def release(self, request: fp.FuseRequest) -> bytes:
@@ -147,19 +153,20 @@ class FileOperations(Operations):
     async def write(self, request: fp.FuseRequest) -> bytes:
         """A write by somebody without CAP_FSETID to a file with suid or sgid bits: they go first."""
         _fh, offset, size, _write_flags, _owner, flags, _ = fp.WRITE_IN.unpack_from(request.body)
-        inode = await self.names.getattr(request.nodeid)
-        assert inode.attr is not None
-        mode = stat.S_IMODE(inode.attr.mode) & ~stat.S_ISUID
-        if mode & stat.S_IXGRP:
-            mode &= ~stat.S_ISGID
-        if mode != stat.S_IMODE(inode.attr.mode):
-            inode = await self.names.setattr(m.SetAttr(request.nodeid, m.SET_MODE, mode))
-        self.rebind(inode)
+        inode = await self._drop_suid(request.nodeid)
         data = bytearray(request.body[fp.WRITE_IN.size : fp.WRITE_IN.size + size])
         durable = cl.IO_DURABLE if flags & (os.O_SYNC | os.O_DSYNC) else 0
         append = cl.IO_APPEND if flags & os.O_APPEND else 0
         written = await self.files.write(inode.ino, offset, data, durable | append)
         return fp.WRITE_OUT.pack(written, 0)
+
+    async def _drop_suid(self, ino: int) -> Inode:
+        """Somebody without CAP_FSETID changes the content."""
+        inode = await self.names.getattr(ino)
+        if inode.attr is not None and inode.attr.mode & (stat.S_ISUID | stat.S_ISGID):
+            inode = await self.names.setattr(m.SetAttr(ino, m.DROP_SUID))
+        self.rebind(inode)
+        return inode
 
     # --- directories
 
@@ -260,11 +267,20 @@ class FileOperations(Operations):
             raise Errno(errno.EFBIG if length > 0 else errno.EINVAL)
         if mode & ~(KEEP_SIZE | PUNCH_HOLE | ZERO_RANGE) or (mode & PUNCH_HOLE and not mode & KEEP_SIZE):
             raise Errno(errno.EOPNOTSUPP)
+        if request.uid:  # the kernel does not say who may keep the bits here
+            await self._drop_suid(request.nodeid)
         if mode & (PUNCH_HOLE | ZERO_RANGE):
             await self.files.punch(request.nodeid, offset, length)
         if not mode & KEEP_SIZE and offset + length > self.table.need(request.nodeid).file.size:
             await self.files.truncate(request.nodeid, offset + length)
+        elif not mode & (PUNCH_HOLE | ZERO_RANGE):  # as local file systems do
+            await self.names.setattr(m.SetAttr(request.nodeid, m.SET_MTIME, mtime_ns=m.TIME_NOW))
         return b""
+
+    async def setattr(self, request: fp.FuseRequest) -> bytes:
+        body = await super().setattr(request)
+        self.rebind(self.table.need(request.nodeid))
+        return body
 
     async def lseek(self, request: fp.FuseRequest) -> bytes:
         """Without knowledge of holes the whole file is data and its end the only hole (lseek(2) allows that)."""

@@ -112,7 +112,7 @@ class Files:
         handle = self.table.add_handle(inode, flags, is_writable(flags))
         self.opened(inode, reply, False)
         self.table.add_entry(parent, name, inode.ino)
-        if flags & os.O_TRUNC and not reply.created and (reply.attr.size or inode.file.size):
+        if flags & os.O_TRUNC and not reply.created:
             await self.truncate(inode.ino, 0)
         return inode, handle
 

@@ -45,6 +45,7 @@ class Handle:
     flags: int  # of open(2)
     writable: bool
     direct: bool = False  # past the kernel's page cache
+    bound: int | None = None  # flags with which the engine knows it; None: it does not
 
 
 @dataclass(slots=True, eq=False)

@@ -75,6 +75,7 @@ class Leases:
         self.on_idle_invalid: Callable[[Inode], None] = lambda _inode: (
             None
         )  # an open file without handles: was it deleted?
+        self.on_changed: Callable[[Inode], None] = lambda _inode: None  # attributes of an open file, by another client
         self.recalls = 0
         self.invalidations = 0
 
@@ -271,7 +272,9 @@ class Leases:
             inode.attr_valid = False
             if inode.lease == CACHE and not (inode.is_dir or body.names):
                 inode.lease = NONE  # a directory keeps its other names, a file's CACHE ends with the answer
-            if inode.opened and not inode.handles:
+            if inode.handles:
+                self.on_changed(inode)
+            elif inode.opened:
                 self.on_idle_invalid(inode)
         for name in body.names:
             self.table.drop_entry(body.ino, name)

@@ -188,6 +188,7 @@ class Mount:
         self._closed = asyncio.Event()
         self.volume.engine.on[cl.EV_FUSE_CLOSED] = lambda _event: self._closed.set()
         self._fd = -1
+        self._device: str | None = None
 
     async def start(self) -> None:
         """Mounted and answering on return. Raises VstorError."""
@@ -195,6 +196,7 @@ class Mount:
         await self.volume.start(config.timeout_s)
         self._fd = mountpoint.open_fuse()
         mountpoint.mount(self._fd, config.cluster, config.point, config.flags)
+        self._device = mountpoint.device_at(config.point)
         result = self.volume.engine.native.fuse_start(self._fd, MAX_WRITE_BYTES, config.max_background)
         if result < 0:
             raise VstorError(ErrorCode.CONFIG, f"FUSE does not start: {os.strerror(-result)}")
@@ -229,8 +231,14 @@ class Mount:
         else:
             log.info("unmounted point=%s", self.config.point)
 
+    def _is_there(self) -> bool:
+        """Ours is what is mounted at the mount point. After a umount -l of a busy file system it may be another one."""
+        return self._device is not None and mountpoint.device_at(self.config.point) == self._device
+
     async def _unmount(self) -> None:
         """Busy file systems are detached: programs that have files open get errors, what they wrote before is flushed."""
+        if not self._is_there():
+            return
         loop = asyncio.get_running_loop()
         if await loop.run_in_executor(None, mountpoint.umount, self.config.point):
             log.warning("still in use, detached point=%s", self.config.point)
@@ -244,7 +252,7 @@ class Mount:
 
     async def close(self) -> None:
         """Flush, give back, disconnect; the mount goes if it is still there."""
-        if self._fd >= 0 and not self._closed.is_set() and mountpoint.is_mounted(self.config.point):
+        if self._fd >= 0 and not self._closed.is_set() and self._is_there():
             mountpoint.umount(self.config.point, lazy=True)
         await self.volume.close()
         if self._fd >= 0:
@@ -264,6 +272,7 @@ async def serve(config: Config, told: daemon.Readiness, report: Report) -> None:
         told.stopping()
         if server is not None:
             server.close()
+        if server is not None and not mountpoint.is_mounted(config.point):  # else it is the next one's
             config.metrics_socket.unlink(missing_ok=True)
     finally:
         await mount.close()

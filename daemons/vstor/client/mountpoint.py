@@ -72,15 +72,21 @@ def parse_options(text: str) -> Options:
     return out
 
 
-def is_mounted(point: str) -> bool:
-    """A vstor file system is mounted exactly there."""
-    with open("/proc/self/mounts", encoding="utf-8", errors="surrogateescape") as mounts:
+def device_at(point: str, table: str = "/proc/self/mountinfo") -> str | None:
+    """Device number of the vstor file system mounted exactly there, the topmost; None: there is none. proc_pid_mountinfo(5)."""
+    found = None
+    with open(table, encoding="utf-8", errors="surrogateescape") as mounts:
         for line in mounts:
             fields = line.split()
-            path = fields[1].encode("utf-8", "surrogateescape").decode("unicode_escape").encode("latin-1")
-            if os.fsdecode(path) == point and fields[2] == FS_TYPE:
-                return True
-    return False
+            path = fields[4].encode("utf-8", "surrogateescape").decode("unicode_escape").encode("latin-1")
+            if os.fsdecode(path) == point:
+                found = fields[2] if fields[fields.index("-", 6) + 1] == FS_TYPE else None
+    return found
+
+
+def is_mounted(point: str) -> bool:
+    """A vstor file system is mounted exactly there."""
+    return device_at(point) is not None
 
 
 def _clear_dead(path: str, point: str) -> None:

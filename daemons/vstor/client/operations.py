@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 Handler = Callable[[fp.FuseRequest], Awaitable[bytes]]
 REQUESTS_PER_TURN = 64
 NO_ACL = (b"system.posix_acl_access", b"system.posix_acl_default")
+XATTR_NAMESPACES = (b"user.", b"trusted.", b"security.")  # xattr(7); "system." are ACLs, which are not kept
 SETATTR_MASKS = {
     fp.FATTR_MODE: m.SET_MODE,
     fp.FATTR_UID: m.SET_UID,
@@ -40,6 +41,7 @@ SETATTR_MASKS = {
     fp.FATTR_ATIME: m.SET_ATIME,
     fp.FATTR_MTIME: m.SET_MTIME,
     fp.FATTR_CTIME: m.SET_CTIME,
+    fp.FATTR_KILL_SUIDGID: m.DROP_SUID,
 }
 
 
@@ -230,8 +232,8 @@ class Operations:
         if mask:
             change = m.SetAttr(
                 request.nodeid, mask, stat.S_IMODE(mode), uid, gid, size,
-                -1 if valid & fp.FATTR_ATIME_NOW else _ns(atime, atimensec),
-                -1 if valid & fp.FATTR_MTIME_NOW else _ns(mtime, mtimensec),
+                m.TIME_NOW if valid & fp.FATTR_ATIME_NOW else _ns(atime, atimensec),
+                m.TIME_NOW if valid & fp.FATTR_MTIME_NOW else _ns(mtime, mtimensec),
                 _ns(ctime, ctimensec),
             )  # fmt: skip
             inode = await self.names.setattr(change)
@@ -294,7 +296,7 @@ class Operations:
     async def setxattr(self, request: fp.FuseRequest) -> bytes:
         size, flags = fp.SETXATTR_IN_COMPAT.unpack_from(request.body)
         name = fp.cstring(request.body, fp.SETXATTR_IN_COMPAT.size)
-        if name in NO_ACL:
+        if name in NO_ACL or not name.startswith(XATTR_NAMESPACES):
             raise Errno(errno.EOPNOTSUPP)
         start = fp.SETXATTR_IN_COMPAT.size + len(name) + 1
         value = bytes(request.body[start : start + size])
@@ -319,8 +321,9 @@ class Operations:
 
 
 def _ns(seconds: int, nanoseconds: int) -> int:
-    """Kernel time (two's complement seconds) to ns. Times before 1970 become 1970: negative means "now" to the MDS."""
-    return 0 if seconds >> 63 else seconds * fp.NSEC + nanoseconds
+    """Kernel time (two's complement seconds) to ns. 64 bits of ns end in the years 1677 and 2262: beyond, the nearest that can be kept."""
+    ns = (seconds - (1 << 64) if seconds >> 63 else seconds) * fp.NSEC + nanoseconds
+    return max(m.TIME_NOW + 1, min(ns, (1 << 63) - 1))
 
 
 def _sized(value: bytes, size: int) -> bytes:

@@ -14,6 +14,7 @@ from vstor.model.step import Step
 from vstor.proto.messages import (
     CACHE,
     DIR_ENTRIES_MAX,
+    DROP_SUID,
     EXCLUSIVE,
     SET_ATIME,
     SET_CTIME,
@@ -22,6 +23,7 @@ from vstor.proto.messages import (
     SET_MTIME,
     SET_SIZE,
     SET_UID,
+    TIME_NOW,
     XATTR_NAME_BYTES_MAX,
     XATTR_VALUE_BYTES_MAX,
     AttrReply,
@@ -63,6 +65,8 @@ def set_attr(s: Step, body: SetAttr) -> AttrReply:
         files.check_size(files.need_file(s, body.ino), body.size)
         if s.core.leases.mode(s.session_id, body.ino) != EXCLUSIVE:
             raise VstorError(ErrorCode.LEASE_LOST, "changing the size needs the EXCLUSIVE lease")
+    if not all(-(1 << 63) <= ns < 1 << 63 for ns in (body.atime_ns, body.mtime_ns, body.ctime_ns)):
+        raise VstorError(ErrorCode.INVALID, "times are 64 bits")
     if not (0 <= body.uid < 1 << 32 and 0 <= body.gid < 1 << 32):
         raise VstorError(ErrorCode.INVALID, "uid and gid are 32 bits")
     demands = [Demand(body.ino, Kind.INVALIDATE)]
@@ -86,18 +90,22 @@ def _set_owner(inode: Inode, body: SetAttr) -> None:
         inode.gid = body.gid
     if body.mask & SET_MODE:
         inode.mode = stat.S_IFMT(inode.mode) | body.mode & 0o7777
-    elif body.mask & (SET_UID | SET_GID):
+    elif body.mask & (SET_UID | SET_GID | DROP_SUID):
         inode.mode = attrs.without_suid(inode.mode)
 
 
 def _set_times(s: Step, inode: Inode, body: SetAttr) -> None:
     if body.mask & SET_ATIME:
-        inode.atime_ns = body.atime_ns if body.atime_ns >= 0 else s.now_ns
+        inode.atime_ns = _time(s, body.atime_ns)
     if body.mask & SET_MTIME:
-        inode.mtime_ns = body.mtime_ns if body.mtime_ns >= 0 else s.now_ns
+        inode.mtime_ns = _time(s, body.mtime_ns)
     elif body.mask & SET_SIZE:
         inode.mtime_ns = s.now_ns
-    inode.ctime_ns = body.ctime_ns if body.mask & SET_CTIME and body.ctime_ns >= 0 else s.now_ns
+    inode.ctime_ns = _time(s, body.ctime_ns if body.mask & SET_CTIME else TIME_NOW)
+
+
+def _time(s: Step, ns: int) -> int:
+    return s.now_ns if ns == TIME_NOW else ns
 
 
 def _check_xattr_name(name: bytes) -> None:

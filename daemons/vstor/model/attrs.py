@@ -47,12 +47,10 @@ def no_entry() -> Attr:
 
 
 def without_suid(mode: int) -> int:
-    """Mode after chown or truncation of a regular file: set-user-id goes, set-group-id too where the group may execute.
-
-    The kernel sends chmod and chown of FUSE file systems without killing the bits itself (FUSE_HANDLE_KILLPRIV off: it sends
-    an extra SETATTR with the mode; then this changes nothing more).
+    """Mode after chown, or after somebody without CAP_FSETID changed the content: set-user-id goes, set-group-id too where the group
+    may execute. Not of directories. The kernel leaves it to us (FUSE_HANDLE_KILLPRIV_V2).
     """
-    if not stat.S_ISREG(mode):
+    if stat.S_ISDIR(mode):
         return mode
     mode &= ~stat.S_ISUID
     return mode & ~stat.S_ISGID if mode & stat.S_IXGRP else mode

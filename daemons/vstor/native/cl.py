@@ -23,6 +23,7 @@ IO_TIMEOUT_MS = 2_000
 CONNECT_TIMEOUT_MS = 2_000
 FUSE_MESSAGE_BYTES_MAX = (1 << 20) + 8192
 TOUCHED_MAX = 64
+CHUNK_INDEX_MAX = 0xFFFFFFFF
 GRANULES_MAX = CHUNK_BYTES_MAX // GRANULE_BYTES
 STATUS_OFFSET = -1000  # vst_raw_granules: -1000 - status
 
@@ -227,8 +228,9 @@ class File:
         check(result, f"map of chunk {index}")
 
     def drop_chunks(self, from_index: int) -> None:
-        """Forget the maps from this index on."""
-        lib.vst_file_drop_chunks(self.handle, from_index)
+        """Forget the maps from this index on. Behind the last possible chunk there is nothing to forget."""
+        if from_index <= CHUNK_INDEX_MAX:
+            lib.vst_file_drop_chunks(self.handle, from_index)
 
     def fail(self, index: int, error: int) -> None:
         """End what is parked on the chunk (0xffffffff: on the lease) with this errno."""

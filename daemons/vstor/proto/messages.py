@@ -197,10 +197,14 @@ class GetAttr(_Body, tag=21):
 
 
 SET_MODE, SET_UID, SET_GID, SET_SIZE, SET_ATIME, SET_MTIME, SET_CTIME = 1, 2, 4, 8, 16, 32, 64
+DROP_SUID = 128  # of a regular file: set-user-id goes, set-group-id too where the group may execute
+
+
+TIME_NOW = -(1 << 63)
 
 
 class SetAttr(_Body, tag=22):
-    """mask of SET_*. Size changes need the EXCLUSIVE lease; the client has punched the tail before."""
+    """mask of SET_* and DROP_SUID. Size changes need the EXCLUSIVE lease; the client has punched the tail before."""
 
     ino: int
     mask: int
@@ -208,7 +212,7 @@ class SetAttr(_Body, tag=22):
     uid: int = 0
     gid: int = 0
     size: int = 0
-    atime_ns: int = 0  # < 0: server's now
+    atime_ns: int = 0  # TIME_NOW: the server's
     mtime_ns: int = 0
     ctime_ns: int = 0
 

@@ -42,3 +42,17 @@ def test_mount_points_that_cannot_be_used(tmp_path: Path) -> None:
     link = tmp_path / "link"
     link.symlink_to(tmp_path)
     assert mountpoint.check_point(str(link)) == str(tmp_path)
+
+
+def test_the_topmost_file_system_of_a_mount_point(tmp_path: Path) -> None:
+    lines = [
+        "57 27 0:50 / /mnt/a\\040b rw,relatime shared:3 master:1 - fuse.vstor vstor://c rw",
+        "58 27 0:51 / /mnt/a\\040b rw,relatime - fuse.vstor vstor://c rw",
+        "59 27 0:52 / /mnt/c rw - fuse.vstor vstor://c rw",
+        "60 27 0:53 / /mnt/c rw - tmpfs tmpfs rw",
+    ]
+    table = tmp_path / "mountinfo"
+    table.write_text("\n".join(lines) + "\n")
+    assert mountpoint.device_at("/mnt/a b", str(table)) == "0:51"
+    assert mountpoint.device_at("/mnt/c", str(table)) is None
+    assert mountpoint.device_at("/mnt", str(table)) is None

@@ -235,6 +235,25 @@ async def test_direct_and_buffered_handles_exclude_each_other(world: World) -> N
     assert flags == fp.FOPEN_KEEP_CACHE  # O_DIRECT the kernel's way, which keeps the buffered handle right
 
 
+async def test_bits_set_while_a_file_is_open_are_seen_by_its_writers(world: World) -> None:
+    a, b = await mount(world), await mount(world)
+    ino, fh, _ = await a.create(1, b"f")
+    assert not a.native.bound[fh][1] & api.BIND_KILL_SUIDGID
+    chmod = fp.SETATTR_IN.pack(fp.FATTR_MODE, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0o4777, 0, 0, 0, 0)
+    await a.call(fp.Op.SETATTR, ino, chmod)
+    assert a.native.bound[fh][1] & api.BIND_KILL_SUIDGID
+    size = fp.SETATTR_IN.pack(fp.FATTR_SIZE | fp.FATTR_KILL_SUIDGID, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+    await a.call(fp.Op.SETATTR, ino, size)
+    assert (await a.getattr(ino))[1][9] & 0o7777 == 0o777
+    assert not a.native.bound[fh][1] & api.BIND_KILL_SUIDGID
+    await b.call(fp.Op.LOOKUP, 1, b"f\0")
+    await b.call(fp.Op.SETATTR, ino, chmod)  # by another client
+    assert a.native.bound[fh][1] & api.BIND_KILL_SUIDGID
+    opened = fp.OPEN_IN.pack(os.O_WRONLY | os.O_TRUNC, fp.OPEN_KILL_SUIDGID)
+    await b.call(fp.Op.OPEN, ino, opened)
+    assert (await b.getattr(ino))[1][9] & 0o7777 == 0o777
+
+
 async def test_pages_are_dropped_before_the_lease_goes(world: World) -> None:
     a, b = await mount(world), await mount(world)
     ino, _, _ = await a.create(1, b"f")

@@ -72,15 +72,23 @@ def test_setgid_directories_hand_down_their_group(c: Client) -> None:
 def test_chown_clears_suid(c: Client, mode: int, after: int) -> None:
     ino = c.call(m.Create(1, b"f", stat.S_IFREG | mode, 0, 0)).attr.ino
     assert c.call(m.SetAttr(ino, m.SET_UID, uid=5)).attr.mode & 0o7777 == after
+    c.call(m.SetAttr(ino, m.SET_MODE, mode=mode))
+    assert c.call(m.SetAttr(ino, m.DROP_SUID)).attr.mode & 0o7777 == after
     both = c.call(m.SetAttr(ino, m.SET_UID | m.SET_MODE, uid=5, mode=mode)).attr
     assert both.mode & 0o7777 == mode  # the kernel says what stays
 
 
 def test_times(c: Client) -> None:
     ino = c.call(m.Create(1, b"f", REG, 0, 0)).attr.ino
-    attr = c.call(m.SetAttr(ino, m.SET_ATIME | m.SET_MTIME, atime_ns=123456789, mtime_ns=-1)).attr
+    attr = c.call(m.SetAttr(ino, m.SET_ATIME | m.SET_MTIME, atime_ns=123456789, mtime_ns=m.TIME_NOW)).attr
     assert attr.atime_ns == 123456789
     assert attr.mtime_ns == attr.ctime_ns == c.sim.now * 1_000_000
+    assert (
+        c.call(m.SetAttr(ino, m.SET_ATIME | m.SET_MTIME, atime_ns=-1, mtime_ns=-86_400 * 10**9)).attr.mtime_ns
+        == -86_400 * 10**9
+    )
+    assert c.call(m.GetAttr(ino)).attr.atime_ns == -1
+    assert refused(c, m.SetAttr(ino, m.SET_ATIME, atime_ns=1 << 63)) == ErrorCode.INVALID
 
 
 @pytest.mark.parametrize("size", [-1, 1 << 63, 1 << 59])

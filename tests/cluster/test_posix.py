@@ -1,0 +1,38 @@
+"""POSIX conformance: what system calls do on a mount is what they do on the local file system of the machine.
+
+VSTOR_POSIX_EVERY=1 (make posix) runs all cases, minutes; by default one of 23.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.helpers.posixcases import all_cases
+
+EVERY = int(os.environ.get("VSTOR_POSIX_EVERY", "23"))
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(directory: Path) -> dict[str, list[list[object]]]:
+    directory.mkdir()
+    argv = [sys.executable, "-m", "tests.helpers.posixrun", str(directory), str(EVERY)]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=1800)
+    assert done.returncode == 0, done.stderr
+    return dict(map(json.loads, done.stdout.splitlines()))
+
+
+def test_as_the_local_file_system(mnt: Path, tmp_path: Path) -> None:
+    local, ours = run(tmp_path / "local"), run(mnt / "ours")
+    assert len(local) >= len(all_cases()) // EVERY
+    assert local.keys() == ours.keys()
+    wrong = []
+    for name, steps in all_cases():
+        for number, step in enumerate(steps):
+            if name in local and local[name][number] != ours[name][number]:
+                wrong.append(f"{name}: {str(step)[:200]}\n  local {local[name][number]}\n  mount {ours[name][number]}")
+                break
+    assert not wrong, f"{len(wrong)} of {len(local)} cases\n" + "\n".join(wrong[:20])
