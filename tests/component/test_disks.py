@@ -413,3 +413,35 @@ def test_foreign_label_is_not_ours_by_a_prefix(disks: Disks) -> None:
     foreign_cs(file)
     name = disks.attach(file)
     refused(disks, name, file, "vs-123456789")
+
+
+def test_purge_leaves_a_blank_disk_that_can_be_given_again(disks: Disks) -> None:
+    file = disks.file("blank")
+    name = disks.attach(file)
+    wish = disks.wish(name)
+    disks.run(wish)
+    before = digest(file)
+    assert disks.run(state="purged", path=wish["path"], check=True)["changed"] is True
+    assert Path(wish["path"]).is_mount()
+    assert disks.run(state="purged", path=wish["path"])["changed"] is True
+    assert digest(file) != before
+    assert "vstor" not in disks.fstab.read_text()
+    assert disks.run(state="purged", path=wish["path"])["changed"] is False
+    # As a new disk: nothing has to be named for wiping.
+    assert disks.run(wish)["changed"] is True
+
+
+def test_purge_leaves_a_disk_of_somebody_else_alone(disks: Disks, tmp_path: Path) -> None:
+    file = disks.file("foreign")
+    foreign_cs(file)
+    name = disks.attach(file)
+    before = digest(file)
+    place = tmp_path / "somewhere"
+    place.mkdir()
+    run("mount", "-o", "ro,norecovery", os.path.realpath(name), place)
+    try:
+        assert disks.run(state="purged", path=str(place))["changed"] is False
+        assert place.is_mount()
+    finally:
+        run("umount", place)
+    assert digest(file) == before

@@ -79,6 +79,21 @@ def test_shipped_inventory() -> None:
         ({"vstor_mds_repository": "/tmp/mds"}, ["vstor_mds_repository", "system directory"]),
         ({"vstor_mount_point": "/"}, ["vstor_mount_point", "system directory"]),
         ({"vstor_mount_point": "/var/lib/vstor"}, ["vstor_mount_point", "lie in each other"]),
+        ({"vstor_address": "fe80::1"}, ["vstor_address", "link-local"]),
+        ({"vstor_address": "FD00:0:0::0001"}, ["vstor_address", "write fd00::1"]),
+        ({"vstor_cs_disks": {}}, ["vstor_cs_disks"]),
+        ({"vstor_cs_disks": [{"tier": 1}]}, ["vstor_cs_disks"]),
+        ({"vstor_cs_disks": [{"device": "/dev/sdb"}]}, ["vstor_cs_disks", "/dev/sdb", "stable"]),
+        ({"vstor_cs_disks": [{"device": "/dev/disk/by-id/x", "filter": {}}]}, ["vstor_cs_disks"]),
+        ({"vstor_cs_disks": [{"device": "/dev/disk/by-id/x", "teir": 1}]}, ["vstor_cs_disks", "teir"]),
+        ({"vstor_cs_disks": [{"device": "/dev/disk/by-id/x", "tier": 5}]}, ["vstor_cs_disks", "tier"]),
+        ({"vstor_cs_disks": [{"device": "/dev/disk/by-id/x", "use": "swap"}]}, ["vstor_cs_disks", "swap"]),
+        ({"vstor_cs_disks": [{"device": "/dev/disk/by-id/x", "path": "x"}]}, ["vstor_cs_disks", "absolute"]),
+        ({"vstor_cs_disks": [{"device": "/dev/disk/by-id/x", "path": "/mnt/vstor/x"}]}, ["lie in each other"]),
+        ({"vstor_cs_disks": [{"device": "/dev/disk/by-id/x", "address": "here"}]}, ["vstor_cs_disks", "here"]),
+        ({"vstor_cs_disks": [{"filter": {"colour": "red"}}]}, ["vstor_cs_disks", "colour"]),
+        ({"vstor_cs_disks": [{"filter": {}, "path": "/vstor/x"}]}, ["vstor_cs_disks", "several"]),
+        ({"vstor_disk_wipe": "/dev/disk/by-id/x"}, ["vstor_disk_wipe"]),
         ({"vstor_cs_stores": []}, ["vstor_cs_stores"]),
         ({"vstor_cs_stores": ["/a", "/b", "/c"]}, ["vstor_cs_stores"]),
         ({"vstor_cs_stores": [{"path": "/d/1"}, {"path": "/d/2"}, {"path": "/d/1/"}]}, ["vstor_cs_stores", "/d/1"]),
@@ -143,3 +158,23 @@ def test_two_ways_to_install() -> None:
     assert line.startswith("vstor_install_method: is not the same on all hosts")
     hosts["b"]["vstor_install_method"] = "package"
     assert plugin.inventory_problems(hosts, groups) == []
+
+
+def test_disks_count_as_failure_domains() -> None:
+    disks = [{"device": f"/dev/disk/by-id/{name}"} for name in "abc"]
+    assert problems(vstor_cs_stores=[], vstor_cs_disks=disks) == []
+    assert "has 2" in problems(vstor_cs_stores=[], vstor_cs_disks=disks[:2])[0]
+    journal = {"device": "/dev/disk/by-id/ssd", "use": "journal"}
+    assert "has 2" in problems(vstor_cs_stores=[], vstor_cs_disks=[*disks[:2], journal])[0]
+    assert problems(vstor_cs_stores=[], vstor_cs_disks=[{"filter": {"count": 3}}]) == []
+    assert "has 2" in problems(vstor_cs_stores=[], vstor_cs_disks=[{"filter": {"count": 2}}])[0]
+    assert problems(vstor_cs_stores=[], vstor_cs_disks=[{"filter": {"rotational": True}}]) == []
+
+
+def test_addresses_of_two_kinds_are_refused() -> None:
+    groups = {"etcd": ["a"], "mds": ["a"], "cs": ["a", "b"], "client": ["a"]}
+    hostvars = {host: {**copy.deepcopy(GOOD), "vstor_address": a} for host, a in (("a", "fd00::1"), ("b", "10.0.0.1"))}
+    found = plugin.inventory_problems(hostvars, groups)
+    assert any("a has an IPv6 address and b an IPv4 one" in line for line in found)
+    hostvars["b"]["vstor_address"] = "fd00::2"
+    assert plugin.inventory_problems(hostvars, groups) == []

@@ -53,6 +53,11 @@ DEFAULTS = {
     "vstor_mds_allow_even": False,
     "vstor_etcd_endpoints": [],
     "vstor_cs_stores": [],
+    "vstor_cs_disks": [],
+    "vstor_disk_allow_format": False,
+    "vstor_disk_named": [],
+    "vstor_disk_wipe": [],
+    "vstor_disk_size_min": "1G",
     "vstor_mount_point": "/mnt/vstor",
     "vstor_address": "",
     "vstor_location": "",
@@ -104,6 +109,10 @@ def address_problem(address):
         return "is not an IP address"
     if parsed.is_unspecified or parsed.is_multicast:
         return "is not the address of one host"
+    if parsed.is_link_local:
+        return "is a link-local address, which other hosts cannot use without an interface; give a routable one"
+    if str(parsed) != str(address):
+        return "is not in its usual form; write %s" % parsed
     return ""
 
 
@@ -184,14 +193,22 @@ def replica_problems(hostvars, groups):
     if not match:
         return []
     normal = int(match.group(1))
-    stores = sum(len(hostvars[host].get("vstor_cs_stores") or []) for host in hosts)
+    stores = 0
+    for host in hosts:
+        disks = [
+            d for d in hostvars[host].get("vstor_cs_disks") or [] if isinstance(d, dict) and d.get("use", "cs") == "cs"
+        ]
+        if any("filter" in disk and not (disk["filter"] or {}).get("count") for disk in disks):
+            return []  # nobody knows yet how many disks that will be
+        stores += len(hostvars[host].get("vstor_cs_stores") or [])
+        stores += sum(int(disk["filter"]["count"]) if "filter" in disk else 1 for disk in disks)
     domain = hostvars[hosts[0]].get("vstor_failure_domain")
     have = {"disk": stores, "host": len(hosts)}.get(
         domain, len({str(hostvars[h].get("vstor_location", "")) for h in hosts})
     )
     if have < normal:
         return [
-            "vstor_replicas: %d replicas need %d failure domains of kind %s, and the inventory has %d; add hosts or vstor_cs_stores, "
+            "vstor_replicas: %d replicas need %d failure domains of kind %s, and the inventory has %d; add hosts, vstor_cs_disks or vstor_cs_stores, "
             "lower vstor_replicas, or choose a smaller vstor_failure_domain" % (normal, normal, domain, have)
         ]
     return []
@@ -218,10 +235,15 @@ def host_problems(host, v, groups):
 
 def store_problems(host, v):
     """Of the list of chunk servers of one host."""
-    stores = v.get("vstor_cs_stores")
-    if not isinstance(stores, list) or not stores:
-        return ["vstor_cs_stores of %s: is not a list with at least one entry {path: DIRECTORY}" % host]
-    found = []
+    stores, disks = v.get("vstor_cs_stores"), v.get("vstor_cs_disks")
+    if not isinstance(disks, list):
+        return ["vstor_cs_disks of %s: is not a list of {device: /dev/disk/by-id/NAME} or {filter: CONDITIONS}" % host]
+    if not isinstance(stores, list) or not stores + disks:
+        return [
+            "vstor_cs_stores of %s: is not a list with at least one entry {path: DIRECTORY}, and there is no disk in vstor_cs_disks"
+            % host
+        ]
+    found = disk_problems(host, v, disks)
     for store in stores:
         if not isinstance(store, dict) or "path" not in store:
             found.append("vstor_cs_stores of %s: %r is not {path: DIRECTORY, tier: 0 to 3}" % (host, store))
@@ -240,6 +262,46 @@ def store_problems(host, v):
     return found
 
 
+DISK_KEYS = {"device", "filter", "use", "path", "tier", "address", "journal", "journal_mb"}
+FILTER_KEYS = {"rotational", "size_min", "size_max", "model", "count"}
+
+
+def disk_problems(host, v, disks):
+    """Of the list of disks of one host; the host itself says more about each disk."""
+    found = []
+    where = "vstor_cs_disks of %s: " % host
+    for disk in disks:
+        if not isinstance(disk, dict) or set(disk) - DISK_KEYS or ("device" in disk) == ("filter" in disk):
+            found.append(
+                where
+                + "%r is not {device: /dev/disk/by-id/NAME} or {filter: CONDITIONS} with %s"
+                % (disk, ", ".join(sorted(DISK_KEYS)))
+            )
+            continue
+        wanted = disk.get("filter", {})
+        if not isinstance(wanted, dict) or set(wanted) - FILTER_KEYS:
+            found.append(where + "filter %r has other conditions than %s" % (wanted, ", ".join(sorted(FILTER_KEYS))))
+        if "device" in disk and not str(disk["device"]).startswith("/dev/disk/by-id/"):
+            found.append(where + "%s is no stable name; use one of /dev/disk/by-id" % disk["device"])
+        if disk.get("use", "cs") not in ("cs", "journal"):
+            found.append(where + "use is %r, neither cs nor journal" % (disk["use"],))
+        if disk.get("tier", 0) not in (0, 1, 2, 3):
+            found.append(where + "tier is %r; use 0, 1, 2 or 3" % (disk["tier"],))
+        for name in ("path", "journal"):
+            problem = path_problem(disk[name]) if name in disk else ""
+            if problem:
+                found.append(where + "%s %r %s" % (name, disk[name], problem))
+        if "filter" in disk and disk.get("path"):
+            found.append(where + "a filter may find several disks and cannot have one path")
+        problem = address_port_problem(disk["address"]) if disk.get("address") else ""
+        if problem:
+            found.append(where + "address %r %s" % (disk["address"], problem))
+    for name in ("vstor_disk_named", "vstor_disk_wipe"):
+        if not isinstance(v.get(name), list):
+            found.append("%s of %s: is not a list of names below /dev/disk/by-id" % (name, host))
+    return found
+
+
 def nesting_problems(host, v, groups):
     """Directories that are the same or lie in each other."""
     named = []
@@ -248,7 +310,8 @@ def nesting_problems(host, v, groups):
     if host in groups.get("client", []):
         named.append(("vstor_mount_point", v.get("vstor_mount_point")))
     if host in groups.get("cs", []):
-        named += [("vstor_cs_stores", s.get("path")) for s in v.get("vstor_cs_stores") or [] if isinstance(s, dict)]
+        for name in ("vstor_cs_stores", "vstor_cs_disks"):
+            named += [(name, s.get("path")) for s in v.get(name) or [] if isinstance(s, dict)]
     named = [(name, path.rstrip("/") + "/") for name, path in named if isinstance(path, str)]
     found = []
     for index, (name, path) in enumerate(named):
@@ -275,6 +338,12 @@ def address_problems(hostvars, hosts):
         if address and address in seen:
             found.append("vstor_address of %s: %s is the address of %s too" % (host, address, seen[address]))
         seen.setdefault(address, host)
+    versions = {":" in address: host for address, host in seen.items() if address}
+    if len(versions) > 1:
+        found.append(
+            "vstor_address: %s has an IPv6 address and %s an IPv4 one; every host must reach every other, so use one kind for all"
+            % (versions[True], versions[False])
+        )
     return found
 
 

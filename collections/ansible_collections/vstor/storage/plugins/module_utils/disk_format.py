@@ -15,6 +15,8 @@ import os
 import tempfile
 import uuid as uuids
 
+from ansible_collections.vstor.storage.plugins.module_utils.disk_probe import EDGE_BYTES
+
 # x-vstor marks the lines that are ours, and lets vstor-disks.service find them (mount --all --test-opts).
 MARK = "x-vstor"
 MOUNT_OPTIONS = "noatime,nodev,nosuid,noexec,nofail," + MARK
@@ -161,6 +163,26 @@ class Formatter:
                 raise FormatError("%s: %s is not empty; nothing is mounted over files" % (row["id"], path))
             options = ",".join(word for word in MOUNT_OPTIONS.split(",") if word not in ("nofail", MARK))
             self._must(["mount", "-t", "xfs", "-o", options, row["device"], path], "%s: cannot be mounted" % row["id"])
+
+    def uuid_at(self, path):
+        """Of our line in fstab for a place; empty when there is none."""
+        with open(self._fstab, encoding="utf-8") as file:
+            lines = [fields_of(line) for line in file.read().splitlines()]
+        ours = [line for line in lines if len(line) >= 4 and line[1] == escape(path) and MARK in line[3].split(",")]
+        return ours[0][0].replace("UUID=", "", 1) if ours else ""
+
+    def blank(self, path, disk):
+        """Unmount a disk of this cluster and leave nothing on it that could be mistaken for something. Its data are lost."""
+        if os.path.ismount(path):
+            self._must(["umount", path], "%s: cannot be unmounted" % path)
+        self._must(["wipefs", "--all", disk["device"]], "%s: cannot be wiped" % disk["device"])
+        handle = os.open(disk["device"], os.O_WRONLY | os.O_EXCL | os.O_CLOEXEC)
+        try:
+            for offset in (0, max(0, disk["size_bytes"] - EDGE_BYTES)):
+                os.pwrite(handle, bytes(EDGE_BYTES), offset)
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
     def forget(self, path, dry_run):
         """Unmount a disk and take its line out of fstab; the disk keeps its data. Returns whether there was anything to do."""

@@ -20,6 +20,12 @@ options:
     type: list
     elements: str
     default: []
+  verify:
+    description:
+      - On a host that is authenticated, prove the password again, so that a wrong one is told before it is needed elsewhere. Changes nothing.
+      - A cluster that does not answer is no failure.
+    type: bool
+    default: false
 extends_documentation_fragment:
   - vstor.storage.vstorctl
 author:
@@ -45,11 +51,25 @@ authenticated:
 from ansible_collections.vstor.storage.plugins.module_utils.vstorctl import VstorCtl, finish, make_module
 
 
+WRONG_PASSWORD_EXIT = 4
+
+
+def verify(module, ctl):
+    """Ends the module when the password is not that of the cluster."""
+    rc, _data, message = ctl.run("auth-node", "-P", stdin=module.params["password"])
+    if rc == WRONG_PASSWORD_EXIT:
+        module.fail_json(
+            msg="vstor_cluster_password is not the password of the running cluster %s (%s); nothing was changed"
+            % (ctl.cluster, message)
+        )
+
+
 def main():
     module = make_module(
         {
             "password": {"type": "str", "no_log": True},
             "bootstrap": {"type": "list", "elements": "str", "default": []},
+            "verify": {"type": "bool", "default": False},
         }
     )
     params = module.params
@@ -57,6 +77,8 @@ def main():
     before = {"authenticated": ctl.authenticated()}
     after = {"authenticated": True}
     if before == after:
+        if params["verify"] and params["password"]:
+            verify(module, ctl)
         finish(module, False, before, after, authenticated=True)
     if module.check_mode:
         finish(module, True, before, after, authenticated=False)

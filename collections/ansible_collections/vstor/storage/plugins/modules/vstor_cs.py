@@ -29,6 +29,12 @@ options:
     type: int
     choices: [0, 1, 2, 3]
     default: 0
+  journal:
+    description: Directory of the write journal, on a faster disk. Left out, the journal is in the repository. Looked at when the chunk server is made.
+    type: path
+  journal_mb:
+    description: Size of the journal in MiB, at least 64.
+    type: int
   id:
     description: Id of the chunk server to remove. Needed with O(state=absent).
     type: int
@@ -86,6 +92,8 @@ def main():
             "repository": {"type": "path"},
             "address": {"type": "str"},
             "tier": {"type": "int", "choices": [0, 1, 2, 3], "default": 0},
+            "journal": {"type": "path"},
+            "journal_mb": {"type": "int"},
             "id": {"type": "int"},
             "wait": {"type": "bool", "default": True},
         },
@@ -103,6 +111,10 @@ def main():
         argv = ["make-cs", "-r", params["repository"], "-t", str(params["tier"])]
         if params["address"]:
             argv += ["-a", params["address"]]
+        if params["journal"]:
+            argv += ["-j", params["journal"]]
+        if params["journal_mb"]:
+            argv += ["-s", str(params["journal_mb"])]
         ctl.call(*argv)
         cs = ctl.service_at("cs", params["repository"])
     finish(module, True, {}, wanted, cs=cs)

@@ -22,8 +22,9 @@ options:
     description:
       - V(planned) only looks. V(present) formats and mounts.
       - V(absent) unmounts what is at O(path) and takes its line out of fstab; the disk keeps its data.
+      - V(purged) does the same and leaves the disk blank, if it is one of this cluster; any other is left alone.
     type: str
-    choices: [planned, present, absent]
+    choices: [planned, present, absent, purged]
     default: planned
   disks:
     description: Wanted disks.
@@ -94,8 +95,11 @@ options:
     type: str
     default: 1G
   path:
-    description: Mount point to give up, with O(state=absent).
+    description: Mount point to give up, with O(state=absent) and O(state=purged).
     type: path
+  cluster_id:
+    description: Id of the cluster, where the host may not know it yet. Left out, that of the host's cluster.
+    type: str
   fstab:
     description: File of the mounts.
     type: path
@@ -200,31 +204,48 @@ def run_quietly(module):
 def main():
     module = make_module(
         {
-            "state": {"type": "str", "choices": ["planned", "present", "absent"], "default": "planned"},
+            "state": {"type": "str", "choices": ["planned", "present", "absent", "purged"], "default": "planned"},
             "disks": {"type": "list", "elements": "dict", "default": [], "options": DISK},
             "allow_format": {"type": "bool", "default": False},
             "named": NAMES,
             "wipe": NAMES,
             "size_min": {"type": "str", "default": disk_plan.SIZE_MIN_DEFAULT},
             "path": {"type": "path"},
+            "cluster_id": {"type": "str"},
             "fstab": {"type": "path", "default": "/etc/fstab"},
             "id_directory": {"type": "path", "default": disk_plan.ID_DIRECTORY},
             "state_directory": {"type": "path", "default": "/var/lib/vstor/disks"},
         },
-        required_if=[("state", "absent", ("path",))],
+        required_if=[("state", "absent", ("path",)), ("state", "purged", ("path",))],
     )
     params = module.params
     run = run_quietly(module)
     prober = Prober(run, params["id_directory"], params["fstab"], params["state_directory"])
-    cluster_id = VstorCtl(module, required=False).cluster_id()
+    cluster_id = params["cluster_id"] or VstorCtl(module, required=False).cluster_id()
     formatter = Formatter(run, prober, params["fstab"], lambda use: disk_plan.own_label(cluster_id, use))
     try:
         if params["state"] == "absent":
             changed = formatter.forget(params["path"], module.check_mode)
             finish(module, changed, {"path": params["path"] if changed else ""}, {"path": ""})
+        if params["state"] == "purged":
+            purge(module, prober, formatter, cluster_id)
         plan_or_apply(module, prober, formatter, cluster_id)
     except (disk_plan.DiskError, FormatError) as exc:
         module.fail_json(msg=str(exc))
+
+
+def purge(module, prober, formatter, cluster_id):
+    """Ends the module."""
+    path = module.params["path"]
+    uuid = formatter.uuid_at(path)
+    ours = [disk for disk in prober.probe_disks() if disk_plan.own_use(disk, cluster_id)]
+    found = [disk for disk in ours if path in disk["mounts"] or (uuid and disk["signatures"][0].get("uuid") == uuid)]
+    for disk in found if not module.check_mode else []:
+        formatter.blank(path, disk)
+    changed = bool(found)
+    if found or uuid:
+        changed = formatter.forget(path, module.check_mode) or changed
+    finish(module, changed, {"path": path if changed else ""}, {"path": ""})
 
 
 def plan_or_apply(module, prober, formatter, cluster_id):

@@ -15,6 +15,9 @@ options:
     description: Ask the MDSs for the status. Without, only what is on this host is read, which takes no time when the cluster is down.
     type: bool
     default: true
+  controller_time_s:
+    description: Time of the controller in seconds since 1970, taken just before the task. Given, the clocks are compared.
+    type: float
 extends_documentation_fragment:
   - vstor.storage.vstorctl
 author:
@@ -48,6 +51,10 @@ status:
   description: What vstorctl status prints, none when there is no cluster, no MDS answers, or O(query_status=false).
   type: dict
   returned: always
+clock_ahead_s:
+  description: Seconds that this host's clock is ahead of the controller's, with the time the task took to get here.
+  type: float
+  returned: with O(controller_time_s)
 services:
   description: Services of the cluster on this host.
   type: list
@@ -55,11 +62,18 @@ services:
   returned: always
 """
 
+import time
+
 from ansible_collections.vstor.storage.plugins.module_utils.vstorctl import VstorCtl, make_module
 
 
 def main():
-    module = make_module({"query_status": {"type": "bool", "default": True}})
+    module = make_module(
+        {"query_status": {"type": "bool", "default": True}, "controller_time_s": {"type": "float"}},
+    )
+    clock = {}
+    if module.params["controller_time_s"] is not None:
+        clock["clock_ahead_s"] = time.time() - module.params["controller_time_s"]
     ctl = VstorCtl(module, required=False)
     module.exit_json(
         changed=False,
@@ -68,6 +82,7 @@ def main():
         cluster_id=ctl.cluster_id(),
         status=ctl.status() if module.params["query_status"] else None,
         services=ctl.services(),
+        **clock,
     )
 
 
