@@ -339,6 +339,13 @@ static void run_fail(struct vst_cl *cl, struct cmd *cmd)
 		}
 	} else if ((c = chunk_find(f, cmd->n)) != NULL) {
 		c->asked = 0;
+		/* Answered, also for those that still wait for the other replicas (cl_write.c); who meets the failed
+		 * one from now on reports it again. */
+		c->fail_seq++;
+		c->fail_error = error;
+		c->failed = false;
+		if (c->map)
+			c->map->failed_mask = 0;
 		fail_parts(&c->parked, error);
 	}
 	cl_cmd_done(cmd, 0);

@@ -202,6 +202,8 @@ struct chunk {
 	uint8_t asked; /* NEED_MAP out: 0, 1 read, 2 write */
 	bool failed; /* writes wait for a newer map than failed_version */
 	uint32_t failed_version;
+	uint32_t fail_seq; /* answers of vst_file_fail so far, and the last one's errno */
+	int fail_error;
 	struct link parked; /* parts */
 	/* written and not known to be on stable storage: which incarnation of which server has acknowledged it first */
 	struct link dirty; /* on f->dirty */
@@ -296,6 +298,7 @@ struct req {
 #define REQ_APPEND 2u
 
 struct part {
+	uint32_t fail_seq; /* of the chunk when this pass began */
 	struct link link; /* chunk->parked, f->lease_parts, cl->run_parts or req->ready */
 	struct req *req;
 	struct chunk *chunk;

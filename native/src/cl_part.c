@@ -101,7 +101,7 @@ void part_take_map(struct part *p)
 /* Wait for an answer from Python (vst_file_set_chunk, vst_file_fail). */
 void part_park(struct part *p)
 {
-	if (stopping(p)) {
+	if (stopping(p) || p->req->error) { /* nobody would wake it: its request has failed already */
 		part_queue(p);
 		return;
 	}

@@ -75,6 +75,7 @@ void write_start(struct part *p)
 	if (!write_map_ready(p))
 		return;
 	part_take_map(p);
+	p->fail_seq = p->chunk->fail_seq;
 	p->ok = p->bad = 0;
 	p->stale = p->nospace = p->again = false;
 	if (fill_table(p) < 0) {
@@ -162,6 +163,8 @@ static void pass_done(struct part *p)
 		part_backoff(p);
 		if (c->map)
 			part_wake_chunk(c);
+	} else if (p->bad && p->fail_seq != c->fail_seq) {
+		part_done(p, c->fail_error); /* the answer came before the last reply */
 	} else if (p->bad) {
 		part_backoff(p);
 		if (c->map != p->map)

@@ -114,11 +114,11 @@ void vst_cs_get_counters(vst_cs *handle, struct vst_cs_counters *out)
 
 /* --- one turn of the loop */
 
-static void look_at_space(struct cs *cs, uint64_t now)
+void cs_look_at_space(struct cs *cs, uint64_t now, uint64_t max_age_ms)
 {
 	struct statvfs sv;
 
-	if (cs->statfs_ms && now - cs->statfs_ms < STATFS_MS)
+	if (cs->statfs_ms && now - cs->statfs_ms < max_age_ms)
 		return;
 	cs->statfs_ms = now;
 	if (fstatvfs(cs->dirfd, &sv) < 0)
@@ -145,7 +145,7 @@ void cs_turn(struct cs *cs, int timeout_ms)
 {
 	uint64_t now = cs_now_ms();
 
-	look_at_space(cs, now);
+	cs_look_at_space(cs, now, STATFS_MS);
 	cs_journal_kick(cs);
 	cs_sync_kick(cs);
 	cs_ckpt_kick(cs);

@@ -213,6 +213,14 @@ static void wake_waiters(struct cs_chunk *c, int status)
 	}
 }
 
+/* The file cannot be made, opened or read: say so once here, whatever becomes of the requests. A status. */
+static int file_failed(struct cs_chunk *c, int rc)
+{
+	c->cs->n.io_errors += rc != -ENOSPC;
+	cs_report(c->cs, rc == -ENOSPC ? VST_CS_EV_NO_SPACE : VST_CS_EV_IO_ERROR, c->id, 0, -rc);
+	return cs_errno_status(rc);
+}
+
 static void load_done(struct cs_io *io, int res)
 {
 	struct cs_chunk *c = (struct cs_chunk *)((char *)io - offsetof(struct cs_chunk, load_io));
@@ -229,9 +237,7 @@ static void load_done(struct cs_io *io, int res)
 		cs_chunk_quarantine(cs, c, res);
 		status = VST_ERR_CORRUPT;
 	} else if (res < 0) {
-		cs->n.io_errors++;
-		cs_report(cs, VST_CS_EV_IO_ERROR, c->id, 0, -res);
-		status = cs_errno_status(res);
+		status = file_failed(c, res);
 	}
 	wake_waiters(c, status);
 	cs_chunk_unref(cs, c);
@@ -255,7 +261,7 @@ void cs_chunk_ready(struct cs_req *req, void (*ready)(struct cs_req *req))
 	if (c->loaded) { /* a new one without a file, or the file was closed */
 		int rc = cs_chunk_open_file(cs, c, !c->file_made);
 		if (rc < 0)
-			cs_req_finish(req, cs_errno_status(rc));
+			cs_req_finish(req, file_failed(c, rc));
 		else
 			ready(req);
 		return;
@@ -271,9 +277,8 @@ void cs_chunk_ready(struct cs_req *req, void (*ready)(struct cs_req *req))
 		rc = -ENOMEM;
 	if (rc < 0) {
 		c->loading = 0;
-		cs_report(cs, VST_CS_EV_IO_ERROR, c->id, 0, -rc);
 		c->refs++;
-		wake_waiters(c, cs_errno_status(rc));
+		wake_waiters(c, file_failed(c, rc));
 		cs_chunk_unref(cs, c);
 		return;
 	}

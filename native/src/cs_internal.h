@@ -407,6 +407,7 @@ uint64_t cs_now_ms(void); /* CLOCK_BOOTTIME */
 uint64_t cs_now_ns(void); /* CLOCK_MONOTONIC */
 void cs_report(struct cs *cs, uint32_t kind, uint64_t chunk_id, uint64_t offset, int error);
 void cs_turn(struct cs *cs, int timeout_ms);
+void cs_look_at_space(struct cs *cs, uint64_t now, uint64_t max_age_ms); /* free_bytes */
 int cs_call(struct cs *cs, struct cs_cmd *cmd); /* run a command on the engine and return its result */
 void cs_cmd_done(struct cs *cs, struct cs_cmd *cmd, int result);
 int cs_idle(const struct cs *cs); /* nothing in flight */

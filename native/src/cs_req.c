@@ -3,6 +3,8 @@
 #include <stdlib.h>
 #include "cs_internal.h"
 
+#define REFUSAL_AGE_MS 10u /* how old the free space may be that a write is refused for */
+
 void cs_req_begin(struct cs_req *req)
 {
 	req->counted = 1;
@@ -72,14 +74,22 @@ void cs_drain(struct cs_req *req, void (*ready)(struct cs_req *req))
 	*p = req;
 }
 
+/* What waits in the journal will need its place in the files too. */
+static int room(const struct cs *cs)
+{
+	return cs->free_bytes >= cs->index_bytes && cs->free_bytes - cs->index_bytes >= cs->cfg.reserve_bytes;
+}
+
 int cs_may_write(struct cs *cs, const struct cs_req *req)
 {
 	if (cs->j.error || req->c->sick)
 		return VST_ERR_IO_ERROR;
 	if (req->local || req->op != CS_WRITE)
 		return 0;
-	/* What waits in the journal will need its place in the files too. */
-	if (cs->free_bytes >= cs->index_bytes && cs->free_bytes - cs->index_bytes >= cs->cfg.reserve_bytes)
+	if (room(cs))
+		return 0;
+	cs_look_at_space(cs, cs_now_ms(), REFUSAL_AGE_MS); /* something may just have been deleted */
+	if (room(cs))
 		return 0;
 	if (!cs->no_space_told) {
 		cs->no_space_told = 1;

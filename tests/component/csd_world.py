@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from vstor.clock import unix_ms
+from vstor.codes_gen import ErrorCode
 from vstor.cs import repository
 from vstor.cs.repository import CsIdentity
+from vstor.errors import VstorError
 from vstor.net import identity, pki
 from vstor.net.rpc_server import Connection, RpcServer
 from vstor.proto import messages as m
@@ -42,6 +44,8 @@ class Mds:
         self.connections: dict[int, Connection] = {}
         self.registered: dict[int, m.CsRegister] = {}
         self.inventories: dict[int, bytes] = {}
+        self.registrations: dict[int, int] = {}  # how often each came
+        self.refuse_reports = False
         self.complete: dict[int, asyncio.Event] = {}
         self.heartbeats: dict[int, m.CsHeartbeat] = {}
         self.heartbeat_seen = asyncio.Condition()
@@ -64,6 +68,7 @@ class Mds:
             conn.state = body.cs_id
             self.connections[body.cs_id] = conn
             self.registered[body.cs_id] = body
+            self.registrations[body.cs_id] = self.registrations.get(body.cs_id, 0) + 1
             self.inventories[body.cs_id] = b""
             key = self.cs_keys.setdefault(body.cs_id, secrets.token_bytes(32))
             keys = [(KEY_ID, self.ticket_key)]
@@ -78,6 +83,8 @@ class Mds:
             asyncio.get_running_loop().create_task(self._notify())
             return m.CsHeartbeatReply(unix_ms(), [(KEY_ID, self.ticket_key)], self.config)
         if isinstance(body, m.CsReport):
+            if self.refuse_reports:
+                raise VstorError(ErrorCode.BAD_REQUEST, "no reports today")
             self.reports.put_nowait(body)
             return m.Ok()
         if isinstance(body, m.CsOrderDone):

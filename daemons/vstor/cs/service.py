@@ -36,7 +36,9 @@ log = logging.getLogger(__name__)
 INVENTORY_PAGE = 16384  # replicas; far below FRAME_BYTES_MAX
 INVENTORY_ENTRY = struct.Struct("<QII")
 INVENTORY_SYNCING = 1
-REPORTS_MAX = 1024  # waiting reports; older ones are dropped and found again by the scrub
+REPORTS_MAX = (
+    1024  # waiting reports; when more are lost the inventory is sent again, and the scrub finds damaged blocks again
+)
 REGISTER_TIMEOUT_S = 10.0
 KEYS_BYTES = 32
 
@@ -106,6 +108,7 @@ class CsService:
         self.client: MdsClient | None = None
         self._reports: deque[m.CsReport] = deque(maxlen=REPORTS_MAX)
         self._report_waits = asyncio.Event()
+        self._reports_lost = False  # the MDS may believe in replicas that are gone
         self._counters: dict[str, int] = {}
         self._known_ticket_keys: dict[int, bytes] = {}
 
@@ -250,11 +253,15 @@ class CsService:
 
     def report(self, kind: str, chunk_id: int = 0, offset: int = 0, error: int = 0, message: str = "") -> None:
         """Tell the MDS, as soon as there is one. Must not block."""
+        self._reports_lost |= len(self._reports) == REPORTS_MAX
         self._reports.append(m.CsReport(self.cs_id, kind, chunk_id, offset, error, message))
         self._report_waits.set()
 
     async def report_forever(self) -> None:
-        """Send what `report` collected; ends only by cancellation."""
+        """Send what `report` collected; ends only by cancellation.
+
+        A replica that is gone is told once. If that was lost, nothing else would tell: the inventory does, with a new registration.
+        """
         assert self.client is not None
         while True:
             await self._report_waits.wait()
@@ -265,6 +272,11 @@ class CsService:
                     await self.client.call(body)
                 except VstorError as exc:
                     log.warning("report not taken kind=%s chunk=%d code=%s", body.kind, body.chunk_id, exc.code.name)
+                    self._reports_lost |= body.kind == "lost"
+            if self._reports_lost:
+                self._reports_lost = False
+                log.warning("reports were lost cs=%d: registering again to send the inventory", self.cs_id)
+                self.client.reconnect()
 
     async def report_order(self, done: m.CsOrderDone) -> None:
         """Send the result of an order."""

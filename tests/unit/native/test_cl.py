@@ -315,6 +315,32 @@ def test_writes_wait_for_a_newer_map(mds: MiniMds) -> None:
     assert set(replicas_of(mds, 1, 0, 0, 4096)) == {noise(4096, 5)}
 
 
+def test_a_replica_that_cannot_be_replaced_fails_what_needs_it(mds: MiniMds) -> None:
+    """Every part of a request ends, also one whose failure comes after the answer; and the next request is answered again."""
+    file = mds.new_file(chunk_bytes=4 * CHUNK_BYTES)
+    file.io(WRITE, 0, 4096, noise(4096))
+
+    def policy(event: cl.Event) -> bool:
+        if event.kind == lib.VST_EV_REPLICA_FAILED:
+            file.fail(event.index, errno.EROFS)
+        return event.kind == lib.VST_EV_REPLICA_FAILED
+
+    mds.policy = policy
+    broken, slow = mds.servers[2], mds.servers[1]
+    slow.faults.delay_s = 0.02  # answers when the failure is known
+    border = 1 << 20  # of two parts
+    broken.faults.hold = lambda frame: frame.type == FrameType.WRITE and frame.offset == border
+    broken.faults.on_request = lambda frame: ErrorCode.IO_ERROR if frame.type == FrameType.WRITE else None
+    cookie = mds.submit(file, WRITE, border - 4096, 8192, noise(8192))
+    mds.wait_event(lib.VST_EV_REPLICA_FAILED)
+    for _ in range(2):
+        file.set_size(file.size)  # the answer is in
+    broken.release()
+    assert mds.result(cookie) == -errno.EROFS
+    for _ in range(3):
+        assert mds.result(mds.submit(file, WRITE, 0, 4096, noise(4096))) == -errno.EROFS
+
+
 def test_a_full_server_makes_writers_wait(mds: MiniMds) -> None:
     file = mds.new_file()
     file.io(WRITE, 0, 4096, noise(4096))
