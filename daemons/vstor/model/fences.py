@@ -117,13 +117,14 @@ class Fences:
 
     def _order(self, s: Step, fence: Fence, chunk: Chunk, source: int, target: int) -> None:
         def done(step: Step, server: int, status: int, value: int, copied: int) -> None:
-            self._reconciled(step, fence, chunk, server, status)
+            # A source that cannot deliver is the damaged one, not who asked it.
+            self._reconciled(step, fence, chunk, server, source if status == ErrorCode.CORRUPT else server, status)
 
         access = s.core.keyring.source(s, target, source, chunk, s.core.chunk_bytes(s, fence.ino))
         order = OrderReconcile(chunk.id, chunk.version, [access])
         s.core.orders.send(s, target, order, done, s.core.config.int("mds.repl.tout"))
 
-    def _reconciled(self, s: Step, fence: Fence, chunk: Chunk, server: int, status: int) -> None:
+    def _reconciled(self, s: Step, fence: Fence, chunk: Chunk, server: int, suspect: int, status: int) -> None:
         found = versions.locate(s, chunk.id)
         if self.active.get(fence.ino) is not fence or chunk.id not in fence.running or found is None:
             return
@@ -133,7 +134,7 @@ class Fences:
             return
         if status != ErrorCode.OK:
             # Not known to be equal: out of the map, with another version; the end of that raise reconciles the others again.
-            if len(found[2].replicas) > 1 and not self._drop(s, fence, found, server):
+            if len(found[2].replicas) > 1 and not self._drop(s, fence, found, suspect):
                 fence.retry.append((s.now_ms + RETRY_MS, chunk.id))
             return
         fence.running[chunk.id].discard(server)
