@@ -303,6 +303,34 @@ void vst_file_drop_chunks(vst_file *f, uint32_t from_index)
 	cl_post(f->cl, c);
 }
 
+static void run_forget(struct vst_cl *cl, struct cmd *cmd)
+{
+	struct vst_file *f = cmd->f;
+
+	(void)cl;
+	for (uint32_t i = 0; i < f->table_size; i++)
+		for (struct chunk *c = f->table[i]; c; c = c->hash_next)
+			if (c->index >= cmd->n && c->index - cmd->n < cmd->a) {
+				c->hole = false;
+				chunk_drop_map(c, c->map);
+				part_wake_chunk(c);
+			}
+	cl_cmd_done(cmd, 0);
+}
+
+void vst_file_forget_maps(vst_file *f, uint32_t from_index, uint32_t count)
+{
+	struct cmd *c = calloc(1, sizeof *c);
+
+	if (!c)
+		abort(); /* keeping maps that must be forgotten could show another file's data */
+	c->run = run_forget;
+	c->f = f;
+	c->n = from_index;
+	c->a = count;
+	cl_post(f->cl, c);
+}
+
 static void fail_parts(struct link *head, int error)
 {
 	struct link parts;
@@ -413,6 +441,33 @@ uint32_t vst_file_take_dirty(vst_file *f, uint64_t *end, uint64_t *mtime_ns, uin
 	struct cmd c = {.run = run_take_dirty, .f = f, .p = end, .q = mtime_ns, .r = indexes, .n = max};
 
 	return (uint32_t)cl_call(f->cl, &c);
+}
+
+static void run_unsynced(struct vst_cl *cl, struct cmd *c)
+{
+	(void)cl;
+	cl_cmd_done(c, list_empty(&c->f->dirty) ? 0 : 1);
+}
+
+int vst_file_unsynced(vst_file *f)
+{
+	struct cmd c = {.run = run_unsynced, .f = f};
+
+	return (int)cl_call(f->cl, &c);
+}
+
+static void run_note_lost(struct vst_cl *cl, struct cmd *c)
+{
+	(void)cl;
+	c->f->lost = true;
+	cl_cmd_done(c, 0);
+}
+
+void vst_file_note_lost(vst_file *f)
+{
+	struct cmd c = {.run = run_note_lost, .f = f};
+
+	cl_call(f->cl, &c);
 }
 
 static void run_committed(struct vst_cl *cl, struct cmd *c)

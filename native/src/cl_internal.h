@@ -236,10 +236,12 @@ struct vst_file {
 	uint32_t table_size, nchunks;
 	struct link dirty, first;
 	uint64_t ack_seq;
+	bool lost; /* acknowledged writes are gone, and no SYNC has said so yet */
 	/* lease */
 	int mode;
 	uint8_t asked_lease; /* NEED_LEASE out: 0, 1 read, 2 write */
 	uint64_t epoch;
+	uint64_t revoked; /* requests admitted before this epoch wait for the lease again */
 	uint32_t active; /* requests that run under a lease */
 	struct link drains;
 	struct link lease_reqs; /* not admitted */
@@ -499,6 +501,7 @@ void file_idle(struct vst_file *f);
 /* cl_lease.c */
 bool lease_admit(struct req *r); /* false: parked */
 bool lease_valid(struct vst_cl *cl);
+bool lease_revoked(const struct req *r);
 void lease_park_part(struct part *p);
 void lease_uncount(struct req *r);
 void lease_wake(struct vst_file *f);

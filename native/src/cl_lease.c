@@ -85,6 +85,12 @@ void lease_uncount(struct req *r)
 	}
 }
 
+/* The lease was taken away since the request was admitted: it may not go on under the old one. */
+bool lease_revoked(const struct req *r)
+{
+	return r->counted && r->epoch < r->f->revoked;
+}
+
 /* The lease ended under a part: it waits for a new one. When the whole request waits it is no longer one of "the
  * earlier ones": it will run under the new lease or not at all. */
 void lease_park_part(struct part *p)
@@ -117,6 +123,8 @@ void lease_wake(struct vst_file *f)
 		}
 		p->on_lease = false;
 		r->lease_parked--;
+		if (lease_revoked(r)) /* other parts of it are still under way */
+			lease_uncount(r);
 		count(r);
 		part_queue(p);
 	}
@@ -140,6 +148,18 @@ void lease_wake_all(struct vst_cl *cl)
 	}
 }
 
+/* Maps belong to a lease. What waits for one would wait for ever: without a lease none is given. */
+static void revoke(struct vst_file *f)
+{
+	f->revoked = ++f->epoch;
+	for (uint32_t i = 0; i < f->table_size; i++)
+		for (struct chunk *c = f->table[i]; c; c = c->hash_next) {
+			c->hole = false;
+			chunk_drop_map(c, c->map);
+			part_wake_chunk(c);
+		}
+}
+
 static void run_set_lease(struct vst_cl *cl, struct cmd *c)
 {
 	struct vst_file *f = c->f;
@@ -159,6 +179,8 @@ static void run_set_lease(struct vst_cl *cl, struct cmd *c)
 		if (!d->remaining)
 			drained(f, d);
 	}
+	if (mode == VST_LEASE_NONE && !c->a)
+		revoke(f);
 	if (mode >= before)
 		lease_wake(f);
 	cl_cmd_done(c, 0);

@@ -51,7 +51,7 @@ void part_run(struct part *p)
 		part_done(p, 0);
 		return;
 	}
-	if (r->op != VST_IO_SYNC && !lease_valid(r->f->cl)) {
+	if (r->op != VST_IO_SYNC && (!lease_valid(r->f->cl) || lease_revoked(r))) {
 		lease_park_part(p);
 		return;
 	}

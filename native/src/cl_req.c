@@ -274,7 +274,11 @@ static int64_t result_of(const struct req *r)
 
 static bool wants_commit(const struct req *r)
 {
-	if (r->error || r->f->meta_seq == r->f->committed_seq || stopping(r->f->cl))
+	if (r->error || stopping(r->f->cl))
+		return false;
+	if (r->f->lost && r->op == VST_IO_SYNC)
+		return true;
+	if (r->f->meta_seq == r->f->committed_seq)
 		return false;
 	return r->op == VST_IO_SYNC || (r->op == VST_IO_WRITE && r->flags & REQ_DURABLE);
 }
@@ -307,6 +311,8 @@ void req_finish(struct req *r)
 void req_committed(struct req *r, int error)
 {
 	list_del(&r->link);
+	if (error)
+		r->f->lost = false; /* it is said */
 	if (!error && r->seq > r->f->committed_seq)
 		r->f->committed_seq = r->seq;
 	deliver(r, error ? -error : result_of(r));

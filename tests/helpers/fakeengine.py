@@ -79,6 +79,7 @@ class FakeFile:
         self.asked: set[tuple[str, int, int]] = set()
         self.end, self.mtime_ns, self.written = 0, 0, set[int]()
         self.uncommitted = False
+        self.dirty = False  # written since the last SYNC
         self.syncs: list[Io] = []
         self.touched: list[tuple[int, int]] | None = []
         self.closed = False
@@ -87,6 +88,9 @@ class FakeFile:
 
     def set_lease(self, mode: int, token: int) -> None:
         lowering, self.mode = mode < self.mode, mode
+        if mode == cl.LEASE_NONE and not token:
+            for io in self.parked:
+                io.admitted = False
         self.asked = {a for a in self.asked if a[0] != "lease"}
         if lowering or token:
             self.drains.append((token, [io for io in self.parked if io.admitted]))
@@ -106,6 +110,9 @@ class FakeFile:
     def drop_chunks(self, start: int) -> None:
         self.maps = {i: m for i, m in self.maps.items() if i < start}
 
+    def forget_maps(self, start: int, count: int) -> None:
+        self.maps = {i: m for i, m in self.maps.items() if not start <= i < start + count}
+
     def fail(self, index: int, error: int) -> None:
         parked, self.parked = self.parked, deque()
         for io in parked:
@@ -122,6 +129,12 @@ class FakeFile:
         self.end, self.mtime_ns = 0, 0
         self.written -= set(out[2])
         return out
+
+    def unsynced(self) -> bool:
+        return self.dirty
+
+    def note_lost(self) -> None:
+        self.uncommitted = True
 
     def committed(self, cookie: int, error: int) -> None:
         self.uncommitted = self.uncommitted and bool(error)
@@ -187,6 +200,7 @@ class FakeFile:
 
     def _do(self, io: Io) -> None:
         if io.op == cl.IO_SYNC:
+            self.dirty = False
             if self.uncommitted:
                 self.syncs.append(io)
                 self.engine.push(Event(cl.EV_COMMIT, self.ino, cookie=io.cookie))
@@ -203,6 +217,7 @@ class FakeFile:
             self._piece(io, self.maps[index], index, inside, done, count)
             done += count
         if io.op == cl.IO_WRITE:
+            self.dirty = True
             self.mtime_ns = time.time_ns()
             self.end = max(self.end, offset + length)
             if offset + length > self.size:

@@ -86,9 +86,12 @@ class DataPath:
     async def _fetch_map(self, inode: Inode, index: int, write: bool) -> None:
         count = self._window(inode, index, write)
 
-        async def fetch() -> None:
+        async def fetch() -> bool:
+            tenure = inode.tenure
             reply = await self.session.call(m.GetMap(inode.ino, index, count, write))
-            self.install(inode, reply.chunks, reply.servers, for_write=write)
+            if inode.tenure == tenure:
+                self.install(inode, reply.chunks, reply.servers, for_write=write)
+            return inode.tenure == tenure
 
         await self._until_done(inode, index, fetch, "map")
 
@@ -99,21 +102,23 @@ class DataPath:
         return max(1, min(READ_AHEAD_CHUNKS, chunks - index))
 
     async def _until_done(self, inode: Inode, index: int, work: Any, what: str) -> None:
-        """Retry while that can help; end what is parked on the chunk when it cannot."""
+        """Retry while that can help, and when `work` says False (asked under an earlier grant); end what is parked on the chunk when it cannot."""
         backoff_s = BACKOFF_S_MIN
         while True:
             try:
-                await work()
-                return
+                if await work():
+                    return
+                continue
             except VstorError as exc:
                 if inode.file is None:
                     return
                 if exc.code in (ErrorCode.LEASE_LOST, ErrorCode.LEASE_CONFLICT):
-                    # The MDS no longer counts us as the holder: park on the lease, get it again, and ask again under it.
-                    if not inode.recalling and inode.lease != NONE:
-                        self.table.lower(inode, NONE)
-                        inode.file.set_lease(0, 0)
-                        await self.leases.acquire(inode, EXCLUSIVE if inode.writers else m.SHARED)
+                    # The MDS no longer counts us as the holder: what is under way parks on the lease (a recall may be waiting for it to end),
+                    # we get the lease again, and ask again under it.  A sync waits for the map only, so nobody else asks for the lease.
+                    self.table.lower(inode, NONE)
+                    inode.file.set_lease(0, 0)
+                    if not inode.recalling:
+                        await self._acquire_again(inode)
                         continue
                 elif not exc.retryable or (exc.code == ErrorCode.NO_SPACE and not self.wait_for_space):
                     log.warning(
@@ -133,6 +138,14 @@ class DataPath:
             await asyncio.sleep(backoff_s)
             backoff_s = min(2 * backoff_s, BACKOFF_S_MAX)
 
+    async def _acquire_again(self, inode: Inode) -> None:
+        try:
+            await self.leases.acquire(inode, EXCLUSIVE if inode.writers else m.SHARED)
+        except VstorError as exc:
+            if not exc.retryable:
+                raise
+            await asyncio.sleep(BACKOFF_S_MIN)
+
     def _replica_failed(self, event: Any) -> None:
         self.replica_failures += 1
         inode = self.table.get(event.ino)
@@ -144,14 +157,17 @@ class DataPath:
         )  # fmt: skip
         report = m.ReplicaFailed(event.ino, event.index, event.chunk_id, event.version, event.cs_id, event.error)
 
-        async def tell() -> None:
+        async def tell() -> bool:
+            tenure = inode.tenure
             try:
                 reply = await self.session.call(report)
             except VstorError as exc:
                 if exc.code != ErrorCode.STALE:
                     raise
                 reply = await self.session.call(m.GetMap(event.ino, event.index, 1, True))  # it is another chunk by now
-            self.install(inode, reply.chunks, reply.servers, for_write=True)
+            if inode.tenure == tenure:
+                self.install(inode, reply.chunks, reply.servers, for_write=True)
+            return inode.tenure == tenure
 
         self.tasks.spawn(self._until_done(inode, event.index, tell, "new map"), f"failed-{event.ino}-{event.index}")
 
@@ -229,9 +245,15 @@ class DataPath:
             pending, inode.pending = inode.pending, type(inode.pending)()
             mtime_ns = max(inode.attr.mtime_ns, pending.mtime_ns)
             message = m.Commit(inode.ino, inode.file.size, mtime_ns, sorted(pending.written))
+            session = self.session.sessions
             try:
-                await self.session.call(message)
-            except BaseException:
+                await self.session.call_bound(message)
+            except BaseException as exc:
+                if self.session.sessions != session or (
+                    isinstance(exc, VstorError) and exc.code == ErrorCode.NO_SESSION
+                ):
+                    inode.note_lost()  # it speaks of chunks the MDS has removed
+                    raise
                 inode.pending.written |= pending.written
                 inode.pending.mtime_ns = max(inode.pending.mtime_ns, pending.mtime_ns)
                 inode.pending.grown |= pending.grown

@@ -54,6 +54,7 @@ class Inode:
 
     lease: the mode the MDS gave us and has not recalled (CACHE: attributes, and names of a directory).
     file: the engine's object, made at the first open, kept while `opened`.
+    tenure: counts what the MDS granted. Maps belong to one: the MDS keeps track of the chunks it gave maps of under the present grant only.
     opened: how many opens of ours the MDS counts; more than one only when Create met an existing file.
     """
 
@@ -64,6 +65,7 @@ class Inode:
     lease: int = NONE
     file: Any = None
     chunk_bytes: int = 0
+    tenure: int = 0
     opened: int = 0
     handles: dict[int, Handle] = field(default_factory=dict)
     pending: Pending = field(default_factory=Pending)
@@ -76,6 +78,12 @@ class Inode:
     pages: bool = False  # the kernel may hold pages of it
     lost: bool = False  # acknowledged writes may be gone (the session ended); the next fsync says so
     negotiating: int = NONE  # the mode a task acquires for parked requests
+
+    def note_lost(self) -> None:
+        """Acknowledged writes may be gone: the next fsync says so, once."""
+        self.lost = True
+        if self.file is not None:
+            self.file.note_lost()
 
     @property
     def writers(self) -> int:

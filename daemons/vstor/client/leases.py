@@ -5,7 +5,9 @@ DESIGN: order of a recall of data (EXCLUSIVE or SHARED to less):
    those requests have to be able to finish);
 2. the engine's lease goes down: new requests park, DRAINED says that no old one runs;
 3. pages that were filled between 1 and 2 (the engine remembers their ranges) are dropped as well;
-4. LeaseRelease, with size, mtime and first-written chunks when we were the writer.
+4. what was acknowledged to us as the writer and is not on stable storage is synced: only while we are known as the writer does the MDS take a chunk
+   server that restarts, and may have lost it, out of the maps; and a later fsync of ours covers it;
+5. LeaseRelease, with size, mtime and first-written chunks when we were the writer.
 An inode with writable handles here has EXCLUSIVE or no data lease, never SHARED: a write that waits for an upgrade holds locks on pages,
 which a recall of SHARED would have to drop: two such clients would wait for each other.
 """
@@ -17,6 +19,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+from vstor.client import engine_api as cl
 from vstor.client.engine import Engine
 from vstor.client.inodes import Inode, InodeTable
 from vstor.client.kernel import KernelCache
@@ -35,6 +38,7 @@ DROP_ROUNDS_MAX = 3
 LATE_PAGES_S_MAX = 0.2  # a page locked by a request that now waits for the lease is left to that request
 BACKOFF_S_MIN, BACKOFF_S_MAX = 0.02, 1.0
 DIRTY_INDEXES_MAX = 4096
+MAPS_ALL = 0xFFFFFFFF
 KERNEL_NAMES_MAX = 500_000
 
 
@@ -109,6 +113,9 @@ class Leases:
         had = inode.lease
         if RANK[mode] > RANK[had]:
             inode.lease = mode
+            inode.tenure += 1
+            if inode.file is not None:
+                inode.file.forget_maps(0, MAPS_ALL)
         if inode.file is not None and had != EXCLUSIVE:
             inode.file.set_size(attr.size)
         self.table.learn(attr)
@@ -168,7 +175,7 @@ class Leases:
         elif isinstance(body, m.MapChanged):
             changed = self.table.get(body.ino)
             if changed is not None and changed.file is not None:
-                changed.file.drop_chunks(body.index)
+                changed.file.forget_maps(body.index, body.count)
 
     async def _recall(self, inode: Inode, recall: m.Recall) -> None:
         try:
@@ -196,7 +203,12 @@ class Leases:
                 message.size, message.mtime_ns = inode.file.size, max(inode.attr.mtime_ns, inode.pending.mtime_ns)
                 message.written = sorted(inode.pending.written)
                 inode.pending = type(inode.pending)()
-            await self.session.call(message)
+            try:
+                await self.session.call_bound(message)
+            except VstorError as exc:
+                if was_writer and exc.code == ErrorCode.NO_SESSION:
+                    inode.note_lost()
+                raise
             if was_writer and inode.file is not None:
                 inode.file.committed(0, 0)
 
@@ -213,6 +225,7 @@ class Leases:
                 collect(inode)
                 self.table.lower(inode, SHARED)
                 await self.engine.lower(inode.file, SHARED)
+                await self._sync(inode)
                 self._note_written(inode)
                 return SHARED
             await self._drop_data(inode, target)
@@ -251,8 +264,19 @@ class Leases:
         if inode.pages:
             await self._drop_late_pages(inode.ino, [(0, 0)] if late is None else late)
         if had == EXCLUSIVE:
+            await self._sync(inode)
             self._note_written(inode)
-        file.drop_chunks(0)
+        file.forget_maps(0, MAPS_ALL)
+
+    async def _sync(self, inode: Inode) -> None:
+        """Nothing unsynced is left behind. What is lost already is said by the next fsync."""
+        if not inode.file.unsynced():
+            return
+        try:
+            await self.engine.io(inode.file, cl.IO_SYNC, 0, 0, None)
+        except OSError as exc:
+            log.error("acknowledged writes are lost, fsync says so ino=%s reason=%s", inode.ino, exc.strerror)
+            inode.note_lost()
 
     async def _drop_late_pages(self, ino: int, ranges: list[tuple[int, int]]) -> None:
         """ranges: (start, end); end 0: to the end of the file."""
@@ -308,7 +332,8 @@ class Leases:
             inode.opened = 0
             if inode.file is not None:
                 collect(inode)
-                inode.lost = inode.lost or inode.pending.any
+                if inode.pending.any or inode.file.unsynced():
+                    inode.note_lost()
                 inode.pending = type(inode.pending)()
                 inode.file.set_lease(0, 0)
                 inode.file.drop_chunks(0)

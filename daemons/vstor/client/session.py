@@ -80,6 +80,7 @@ class Session:
         self._tasks: list[asyncio.Task[None]] = []
         self._renewed = asyncio.Event()
         self._closing = False
+        self._lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()  # done when this session is lost
         self.rpc = make_rpc(self._on_push, self._on_connect)
 
     async def start(self, deadline_s: float | None) -> None:
@@ -130,6 +131,27 @@ class Session:
                 await asyncio.sleep(0.02)
             await self.rpc.wait_connected()
 
+    async def call_bound(self, body: m.RequestBody) -> Any:
+        """As `call`, for what means something in this session only: never sent again under the next one, where the chunks it speaks of may be others.
+
+        Raises: NO_SESSION when the session was lost meanwhile; the request may have been done.
+        """
+        lost = self._lost
+        asking = asyncio.ensure_future(self.rpc.call(body))
+        try:
+            waiting: set[asyncio.Future[Any]] = {asking, lost}
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            if not asking.done():
+                raise VstorError(ErrorCode.NO_SESSION)
+            try:
+                return asking.result()
+            except VstorError as exc:
+                if exc.code == ErrorCode.NO_SESSION and not lost.done() and not self._closing:
+                    self.rpc.reconnect()
+                raise
+        finally:
+            asking.cancel()
+
     def _on_push(self, body: m.PushBody) -> None:
         asyncio.get_running_loop().call_soon(self._hooks.push, body)
 
@@ -147,6 +169,8 @@ class Session:
             log.warning("session lost, all leases are gone session=%s", self.id)
             self.id = 0
             self._end_validity()
+            self._lost.set_result(None)
+            self._lost = asyncio.get_running_loop().create_future()
             self._hooks.lost()
         sent_ms = clock.boottime_ms()
         self._take(await call_now(self._who), sent_ms)

@@ -2,7 +2,7 @@
 
 DESIGN: thin. Results that callers decide on (submit, the fuse_ calls) stay as they are, 0 or a negative errno; everything else raises.
 Statuses of chunk servers (> 0) become VstorErrors of the same code. Calls that wait for the engine thread (set_size, take_dirty,
-take_touched, committed, fuse_bind) take one turn of its loop; File.close and Client.stop wait for requests, RawChunk and File.io for the
+take_touched, unsynced, note_lost, committed, fuse_bind) take one turn of its loop; File.close and Client.stop wait for requests, RawChunk and File.io for the
 network: not for an event loop's thread.
 """
 
@@ -228,9 +228,13 @@ class File:
         check(result, f"map of chunk {index}")
 
     def drop_chunks(self, from_index: int) -> None:
-        """Forget the maps from this index on. Behind the last possible chunk there is nothing to forget."""
+        """The chunks from this index on are no part of the file any more: all that is known of them is forgotten. None can be behind CHUNK_INDEX_MAX."""
         if from_index <= CHUNK_INDEX_MAX:
             lib.vst_file_drop_chunks(self.handle, from_index)
+
+    def forget_maps(self, from_index: int, count: int) -> None:
+        """The maps of these chunks may be old; what is unsynced or first written stays known."""
+        lib.vst_file_forget_maps(self.handle, from_index, count)
 
     def fail(self, index: int, error: int) -> None:
         """End what is parked on the chunk (0xffffffff: on the lease) with this errno."""
@@ -242,6 +246,14 @@ class File:
         indexes = ffi.new("uint32_t[]", max_indexes)
         count = lib.vst_file_take_dirty(self.handle, end, mtime_ns, indexes, max_indexes)
         return int(end[0]), int(mtime_ns[0]), list(indexes[0:count])
+
+    def unsynced(self) -> bool:
+        """Writes were acknowledged that no SYNC has made durable since."""
+        return int(lib.vst_file_unsynced(self.handle)) == 1
+
+    def note_lost(self) -> None:
+        """Acknowledged writes are gone: the next SYNC asks for a commit, whose answer can say so."""
+        lib.vst_file_note_lost(self.handle)
 
     def committed(self, cookie: int, error: int) -> bool:
         """Answer to COMMIT (cookie 0: nobody waits). False: no such request any more."""

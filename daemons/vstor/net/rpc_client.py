@@ -100,7 +100,7 @@ class MdsClient:
         self._live: dict[int, None] = {}  # ids not finished, ascending, those of WAITING left out
         self._calls = 0
         self._conn: RpcConnection | None = None
-        self._waiters: set[asyncio.Future[None]] = set()  # woken when _conn or _fatal is set
+        self._waiters: dict[asyncio.Future[None], None] = {}  # in order; woken when _conn or _fatal is set
         self._error = VstorError(ErrorCode.UNREACHABLE)
         self._fatal: VstorError | None = None
         self._task: asyncio.Task[None] | None = None
@@ -218,11 +218,11 @@ class MdsClient:
             if self._fatal is not None:
                 raise self._fatal
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiters.add(waiter)
+            self._waiters[waiter] = None
             try:
                 await waiter
             finally:
-                self._waiters.discard(waiter)
+                self._waiters.pop(waiter, None)
         return self._conn
 
     def _wake(self) -> None:

@@ -33,6 +33,7 @@ void vst_file_free(vst_file *f); /* waits for its requests; after it no event na
 #define VST_LEASE_EXCLUSIVE 2
 /* Grant or take back. Valid until CLOCK_BOOTTIME ms `until` (the session's; see vst_cl_set_lease_until). Lowering parks new requests
  * (they raise NEED_LEASE), waits for nothing; event DRAINED(token) comes when all earlier ones are done (on every lowering, and whenever token is not 0).
+ * NONE with token 0 says that the lease is lost (the MDS counts somebody else): earlier requests wait for a lease again as well, instead of finishing.
  * At NONE the chunk maps are forgotten once drained, except those a SYNC still needs. SYNC needs no lease. */
 int vst_file_set_lease(vst_file *f, int mode, uint64_t token);
 /* All leases of this engine end at this CLOCK_BOOTTIME ms (0, so never begun, at the start) unless moved on; past it requests park and raise NEED_LEASE. */
@@ -44,12 +45,21 @@ uint64_t vst_file_size(vst_file *f);
  * the same version again after REPLICA_FAILED means: try once more. */
 int vst_file_set_chunk(vst_file *f, uint32_t index, uint64_t chunk_id, uint32_t version, uint32_t flags, int for_write,
                        const uint32_t *cs_ids, uint32_t ncs, const uint8_t *ticket);
-void vst_file_drop_chunks(vst_file *f, uint32_t from_index); /* forget maps from here on */
+/* The chunks from here on are no part of the file any more (truncated, or the session and all it had is lost): maps, what is unsynced, what was first written. */
+void vst_file_drop_chunks(vst_file *f, uint32_t from_index);
+/* The maps of [from, from + count) may be old: ask again. What is unsynced or first written stays known. */
+void vst_file_forget_maps(vst_file *f, uint32_t from_index, uint32_t count);
 /* Answer to NEED_MAP / NEED_LEASE / REPLICA_FAILED that failed for good: requests parked on the index (or on the lease: index ~0u) end with this errno > 0. */
 void vst_file_fail(vst_file *f, uint32_t index, int error);
 /* Written since the last call: largest end of write (0 none), and up to max indexes of chunks written the first time (count returned).
  * CLOCK_REALTIME ns of the last write in *mtime_ns. What was taken counts as uncommitted until a vst_file_committed(f, …, 0) after it. */
 uint32_t vst_file_take_dirty(vst_file *f, uint64_t *end, uint64_t *mtime_ns, uint32_t *indexes, uint32_t max);
+
+/* 1: writes were acknowledged that no SYNC has made durable since. Before a file is left to others (lease given back, session lost) this must be dealt with:
+ * maps forgotten with vst_file_drop_chunks take the knowledge of what is unsynced with them. */
+int vst_file_unsynced(vst_file *f);
+/* Acknowledged writes are gone: the next SYNC raises VST_EV_COMMIT, so that whoever answers it can say so. */
+void vst_file_note_lost(vst_file *f);
 
 /* Answer to VST_EV_COMMIT: error 0, or positive errno the caller gets. cookie 0: a commit nobody waits for was done. */
 int vst_file_committed(vst_file *f, uint64_t cookie, int error);
