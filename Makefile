@@ -23,6 +23,8 @@ REPO_KEY ?= ~/.config/vstor/repository-key.asc
 FUZZ_S ?= 60
 JOBS ?= $(shell nproc)
 BENCH_ARGS ?= vstor local
+# Seconds of make simulate with fresh seeds; SEED=N shows one history.
+SIMULATE_S ?= 60
 
 PROGRAM_SOURCES := $(shell find daemons native -type f \( -name '*.py' -o -name '*.[ch]' -o -name '*.toml' -o -name '*.json' \
 	-o -name '*.cfg' -o -name '*.html' -o -name '*.service' \
@@ -128,6 +130,10 @@ test: $(VENV)/stamp-dev build/stamp-native test-c ## all fast tests; brings what
 .PHONY: posix
 posix: $(VENV)/stamp-dev build/stamp-native ## POSIX conformance, all cases, on a mount of a cluster of its own
 	@VSTOR_POSIX_EVERY=1 $(PYTEST) tests/cluster/test_posix.py $(PYTEST_ARGS)
+
+.PHONY: simulate
+simulate: $(VENV)/stamp-dev build/stamp-native ## simulated histories under faults, SIMULATE_S seconds; SEED=N: that one, with its trace
+	@PYTHONHASHSEED=0 PYTHONPATH=$(CURDIR)/daemons $(PY) -m tests.simulate $(if $(SEED),--seed $(SEED),--seconds $(SIMULATE_S) --jobs $(JOBS))
 
 .PHONY: asan
 asan: $(VENV)/stamp-dev ## C tests under address and undefined-behaviour sanitizers
