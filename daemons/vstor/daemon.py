@@ -15,6 +15,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
 
 from vstor import paths
 from vstor.codes_gen import ErrorCode
@@ -86,12 +87,23 @@ def raise_limits(files: int = 65536) -> None:
             resource.setrlimit(which, (within, hard))
 
 
-async def serve_metrics(path: Path, render: Callable[[], str]) -> asyncio.Server:
+Page = Callable[[dict[str, str]], Awaitable[bytes]]
+
+
+async def serve_metrics(path: Path, render: Callable[[], str], pages: dict[str, Page] | None = None) -> asyncio.Server:
     """Prometheus text format over HTTP on a unix socket at `path` (world-connectable is not wanted: 0660).
 
-    `render` returns the whole text and must not block.
+    Args:
+        render: returns the whole text and must not block.
+        pages: other paths, asked with the parameters of the query; ValueError of one is Bad Request, VstorError is Service Unavailable.
     """
     open_connections = 0
+    known = dict(pages or {})
+
+    async def metrics_page(_query: dict[str, str]) -> bytes:
+        return render().encode()
+
+    known["/metrics"] = metrics_page
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal open_connections
@@ -101,9 +113,9 @@ async def serve_metrics(path: Path, render: Callable[[], str]) -> asyncio.Server
                 return
             async with asyncio.timeout(5):
                 request = await reader.readuntil(b"\r\n\r\n")
-                status = HTTPStatus.OK if request.startswith(b"GET /metrics") else HTTPStatus.NOT_FOUND
-                body = render().encode() if status is HTTPStatus.OK else b"see /metrics\n"
-                head = f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: text/plain; version=0.0.4\r\n"
+            status, body = await _page(known, request)
+            head = f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: text/plain; version=0.0.4\r\n"
+            async with asyncio.timeout(5):
                 writer.write(f"{head}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body)
                 await writer.drain()
         except (TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ConnectionError):
@@ -123,6 +135,21 @@ async def serve_metrics(path: Path, render: Callable[[], str]) -> asyncio.Server
     finally:
         os.close(directory)
     return server
+
+
+async def _page(pages: dict[str, Page], request: bytes) -> tuple[HTTPStatus, bytes]:
+    """Answer of a request "GET /path?query HTTP/1.1"."""
+    words = request.split(b"\r\n", 1)[0].decode("latin-1").split(" ")
+    url = urlsplit(words[1] if len(words) == 3 and words[0] == "GET" else "")
+    page = pages.get(url.path)
+    if page is None:
+        return HTTPStatus.NOT_FOUND, b"see /metrics\n"
+    try:
+        return HTTPStatus.OK, await page(dict(parse_qsl(url.query)))
+    except ValueError as exc:
+        return HTTPStatus.BAD_REQUEST, f"{exc}\n".encode()
+    except VstorError as exc:
+        return HTTPStatus.SERVICE_UNAVAILABLE, f"{exc.message}\n".encode()
 
 
 def _make_directory(path: Path) -> int:

@@ -17,7 +17,7 @@ from typing import Any
 from vstor import native, paths
 from vstor.clock import boottime_ms, unix_ms
 from vstor.codes_gen import ErrorCode
-from vstor.cs import repository, stats
+from vstor.cs import inventory, repository, stats
 from vstor.cs.engine import EngineHost
 from vstor.cs.orders import OrderRunner
 from vstor.cs.replicator import Replicator
@@ -165,7 +165,11 @@ async def serve(args: argparse.Namespace, identity: CsIdentity, node: Identity) 
     readiness = Readiness(instance_name(identity))
     # 3. serve until told to stop
     host.start()
-    metrics = await serve_metrics(paths.run_dir() / f"{instance_name(identity)}.metrics.sock", service.metrics)
+    metrics = await serve_metrics(
+        paths.run_dir() / f"{instance_name(identity)}.metrics.sock",
+        service.metrics,
+        {"/inventory": lambda query: inventory.answer(host, args.repository, query)},
+    )
     log.info("serving cs=%d repository=%s addresses=%s", identity.cs_id, args.repository, " ".join(addresses))
     try:
         await run_until_signal(service, client, host, scrubber, readiness)

@@ -14,6 +14,7 @@ from vstor.codes_gen import ERRORS, ErrorCode
 from vstor.ctl import (
     attr_cmd,
     auth_cmd,
+    check_cmd,
     config_cmd,
     cs_cmd,
     deploy_cmd,
@@ -43,6 +44,7 @@ GROUPS = (
     config_cmd,
     file_cmd,
     lease_cmd,
+    check_cmd,
     service_cmd,
     report_cmd,
     deploy_cmd,

@@ -125,7 +125,9 @@ def exit_statuses() -> tuple[tuple[str, str], ...]:
     for error in ERRORS.values():
         texts.setdefault(error.exit_code, []).append(error.text)
     texts.setdefault(3, []).append("(service status) something does not run")
-    texts[EXIT_PARTLY] = ["(report, deploy) done in part, what failed is named"]
+    texts[EXIT_PARTLY] = [
+        "(report, deploy) done in part, what failed is named; (check) something is wrong or was not examined"
+    ]
     texts[130] = ["interrupted"]
     return tuple((str(code), "; ".join(dict.fromkeys(texts[code]))) for code in sorted(texts))
 

@@ -10,7 +10,6 @@ import sys
 import tarfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -22,6 +21,7 @@ from vstor.ctl import report_hosts
 from vstor.ctl import services_mgr as mgr
 from vstor.ctl.clusterpath import mounts
 from vstor.ctl.context import Context
+from vstor.ctl.report_hosts import SSH_OPTIONS
 from vstor.ctl.spec import BOOTSTRAP, EXIT_PARTLY, Command, Opt
 from vstor.errors import VstorError, from_os_error
 from vstor.proto import messages
@@ -156,24 +156,8 @@ def report(ctx: Context) -> int:
 
 def _report_hosts(ctx: Context, name: str, target: Path) -> int:
     """The bundles of several hosts in one. Exit status EXIT_PARTLY when one is missing."""
-    from vstor.ctl import remote
-
-    args = ctx.args
-    access = remote.Access(
-        args.user or "",
-        args.port,
-        tuple(args.identity or ()),
-        report_hosts.known_hosts_files(args.known_hosts or []),
-        args.sudo,
-    )
-    known = partial(report_hosts.hosts_of_status, ctx.call_json(messages.GetStatus()) if "all" in args.host else {})
-    targets = report_hosts.choose_targets(args.host, known, access)
+    targets, run = report_hosts.over_ssh(ctx)
     command = ["vstorctl", "-q", "-c", ctx.cluster, "report", "-o", "-"]
-
-    def fetch(host: remote.Target, file: BinaryIO) -> None:
-        host, keys = remote.with_ssh_config(host, Path("~/.ssh/config").expanduser())
-        files = (*access.key_files, *(k for k in keys if Path(k).is_file()))
-        remote.fetch(host, replace(access, key_files=files), command, file, report_hosts.HOST_BYTES_MAX)
 
     def said(host: str, error: VstorError | None) -> None:
         if error is None:
@@ -184,7 +168,7 @@ def _report_hosts(ctx: Context, name: str, target: Path) -> int:
     with _open_new(target) as stream, tarfile.open(fileobj=stream, mode="w:gz") as tar:
         bundle = _Bundle(tar, name)
         _add_cluster(bundle, ctx)
-        failed = report_hosts.collect(targets, fetch, tar, f"{name}/hosts", said)
+        failed = report_hosts.collect(targets, partial(run, command), tar, f"{name}/hosts", said)
         bundle.add("failed.json", json.dumps(failed, indent=1).encode())
     done = [t.label for t in targets if t.label not in failed]
     ctx.emit({"file": str(target), "hosts": done, "failed": failed}, str(target))
@@ -209,19 +193,7 @@ COMMANDS = (
                 metavar="FILE",
                 help="name of the bundle, - for standard output (default: vstor-report-CLUSTER-HOST-TIME.tar.gz here)",
             ),
-            Opt(
-                "--host",
-                metavar="[USER@]HOST[:PORT]",
-                action="append",
-                help="collect from this host; may be given several times; all: every host with a server of the cluster",
-            ),
-            Opt("--user", metavar="USER", help="login name on hosts (default: that of ~/.ssh/config, or your own)"),
-            Opt("--port", metavar="PORT", type=int, default=22, help="port of sshd on hosts (default: 22)"),
-            Opt("--identity", metavar="FILE", action="append", help="private key; may be given several times"),
-            Opt(
-                "--known-hosts", metavar="FILE", action="append", help="more keys of hosts; may be given several times"
-            ),
-            Opt("--sudo", action="store_true", help="run vstorctl on hosts as root by sudo -n"),
+            *SSH_OPTIONS,
             BOOTSTRAP,
         ),
         needs_root=True,

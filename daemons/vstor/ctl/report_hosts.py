@@ -1,4 +1,4 @@
-"""The part of `report` that collects from several hosts."""
+"""Several hosts: which they are, and what a command of theirs says, by SSH. For `report` and `check`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from vstor.codes_gen import ErrorCode
+from vstor.ctl.context import Context
+from vstor.ctl.spec import Opt
 from vstor.errors import VstorError
+from vstor.proto import messages
 
 if TYPE_CHECKING:
     from vstor.ctl.remote import Access, Target
@@ -20,6 +23,19 @@ if TYPE_CHECKING:
 HOSTS_AT_ONCE = 8
 HOST_BYTES_MAX = 1 << 30
 HOSTS_MAX = 1000
+SSH_OPTIONS = (
+    Opt(
+        "--host",
+        metavar="[USER@]HOST[:PORT]",
+        action="append",
+        help="include this host; may be given several times; all: every host with a server of the cluster",
+    ),
+    Opt("--user", metavar="USER", help="login name on hosts (default: that of ~/.ssh/config, or your own)"),
+    Opt("--port", metavar="PORT", type=int, default=22, help="port of sshd on hosts (default: 22)"),
+    Opt("--identity", metavar="FILE", action="append", help="private key; may be given several times"),
+    Opt("--known-hosts", metavar="FILE", action="append", help="more keys of hosts; may be given several times"),
+    Opt("--sudo", action="store_true", help="run vstorctl on hosts as root by sudo -n"),
+)
 GZIP_MAGIC = b"\x1f\x8b"
 
 
@@ -52,6 +68,23 @@ def choose_targets(arguments: list[str], known: Callable[[], dict[str, str]], ac
     if len(wanted) > HOSTS_MAX:
         raise VstorError(ErrorCode.LIMIT, f"{len(wanted)} hosts, at most {HOSTS_MAX} at a time")
     return list(wanted.values())
+
+
+def over_ssh(ctx: Context) -> tuple[list[Target], Callable[[list[str], Target, BinaryIO], None]]:
+    """The hosts that SSH_OPTIONS name, and what runs a command on one of them and keeps its output. Raises USAGE, NOT_FOUND."""
+    from vstor.ctl import remote
+
+    args = ctx.args
+    known_hosts = known_hosts_files(args.known_hosts or [])
+    access = remote.Access(args.user or "", args.port, tuple(args.identity or ()), known_hosts, args.sudo)
+    targets = choose_targets(args.host, lambda: hosts_of_status(ctx.call_json(messages.GetStatus())), access)
+
+    def run(command: list[str], target: Target, file: BinaryIO) -> None:
+        target, keys = remote.with_ssh_config(target, Path("~/.ssh/config").expanduser())
+        files = (*access.key_files, *(key for key in keys if Path(key).is_file()))
+        remote.fetch(target, replace(access, key_files=files), command, file, HOST_BYTES_MAX)
+
+    return targets, run
 
 
 def collect(

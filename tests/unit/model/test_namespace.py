@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from vstor.codes_gen import ErrorCode
 from vstor.errors import VstorError
+from vstor.model.check import NOTE, check
 from vstor.model.state import State
 from vstor.proto import messages as m
 
@@ -341,6 +342,7 @@ class NamespaceMachine(RuleBasedStateMachine):
             if ino != ROOT and node.kind != "link":
                 assert inode.mode & 0o7777 == node.mode
             assert state.xattrs.get(ino, {}) == node.xattrs
+        assert [f.text for f in check(state, {}) if f.severity != NOTE] == []
 
     @invariant()
     def replay_is_the_same(self) -> None:
