@@ -135,6 +135,10 @@ posix: $(VENV)/stamp-dev build/stamp-native ## POSIX conformance, all cases, on 
 simulate: $(VENV)/stamp-dev build/stamp-native ## simulated histories under faults, SIMULATE_S seconds; SEED=N: that one, with its trace
 	@PYTHONHASHSEED=0 PYTHONPATH=$(CURDIR)/daemons $(PY) -m tests.simulate $(if $(SEED),--seed $(SEED),--seconds $(SIMULATE_S) --jobs $(JOBS))
 
+.PHONY: test-packages
+test-packages: build/wheelhouse.id $(VENV)/stamp-dev ## the packages and the repository, installed in a Debian 12 of its own (root)
+	@$(PYTEST) --timeout 300 tests/packaging $(PYTEST_ARGS)
+
 .PHONY: asan
 asan: $(VENV)/stamp-dev ## C tests under address and undefined-behaviour sanitizers
 	@$(MAKE) -C native -j$(JOBS) asan

@@ -93,11 +93,12 @@ def definition(package: Package, common: str, version: str, date: int, work: Pat
             kind: {"depends": package.depends[kind] + ([] if package.rest else [same_version[kind]])}
             for kind in FORMATS
         },
-        "deb": {"compression": "xz"},
+        # A quarter of the time of xz for a fifth more bytes; dpkg of Debian 12 and rpm 4.14 read it.
+        "deb": {"compression": "zstd"},
         "rpm": {
             "group": "System Environment/Daemons",
             "summary": f"vstor distributed storage: {package.summary}",
-            "compression": "xz",
+            "compression": "zstd",
             "buildhost": "localhost",
         },
     }

@@ -168,6 +168,10 @@ def _generate(site: Path, work: Path, packages: list[Package]) -> None:
         _write(tree / MANUALS / f"{page.name}.gz", gzip.compress(page.read_bytes(), 9, mtime=0))
     shutil.rmtree(pages)
     _write(work / "stage" / rest / COMPLETION, run("-m", "vstor.ctl.completion").encode())
+    templates = {f"{name}@.service" for name in run("-c", _PROGRAMS).split()}
+    for unit_file in sorted((site / "vstor/ctl/units").iterdir()):
+        if unit_file.name not in templates:
+            _write(work / "stage" / rest / UNITS / unit_file.name, unit_file.read_bytes())
     for package in packages:
         for kind in package.units:
             # As vstorctl would write it on a host: it leaves out its own copy where this one says the same.
@@ -179,6 +183,7 @@ def _generate(site: Path, work: Path, packages: list[Package]) -> None:
             _write(work / "conffiles" / package.name / package.init_script, text.encode())
 
 
+_PROGRAMS = "from vstor.ctl import service_files; print(*service_files.PROGRAMS.values())"
 _UNIT = """
 import sys
 from vstor.ctl import service_files
