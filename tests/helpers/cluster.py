@@ -223,6 +223,24 @@ class Cluster:
         self.start("etcd-1")
         self.start("mds-1", 60)
 
+    def add_mds(self, address: str = "", *, start: bool = True) -> str:
+        """make-mds of one more, and start it with its etcd member; the name of its process."""
+        number = 1
+        while (self.base / "state" / f"mds-{number}").exists():
+            number += 1
+        host = address or f"127.0.0.{number}"
+        repo = self.base / "state" / f"mds-{number}"
+        made = self.run("make-mds", "-a", f"{host}:{free_base_port(host)}", "-r", str(repo), "--format", "json")
+        ident = json.loads(made.stdout)["mds_id"]
+        self.daemon(f"etcd-{ident}", "etcd", "-r", str(repo))
+        self.daemon(f"mds-{ident}", "mds", "-r", str(repo))
+        if start:
+            self.start(f"etcd-{ident}")
+            self.start(f"mds-{ident}", 60)
+            ready = self.base / "run" / f"{self.ready_name(f'etcd-{ident}')}.ready"
+            wait_for(f"the etcd member of mds-{ident} to have its vote", ready.exists, 60)
+        return f"mds-{ident}"
+
     def add_cs(self, *options: str) -> str:
         """make-cs and start; the name of its process."""
         repo = self.base / "state" / f"cs{len(self.cs_dirs) + 1}"

@@ -305,6 +305,8 @@ class Files:
     async def _flush_last(self, inode: Inode) -> None:
         inode.pages = False  # nobody reads the kernel's cache any more
         collect(inode)
+        if inode.file is None:
+            return  # closed since it was listed, and synced by that
         await self.engine.io(inode.file, cl.IO_SYNC, 0, 0, None)
         await self.data.commit(inode)
 

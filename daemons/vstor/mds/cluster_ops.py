@@ -16,6 +16,7 @@ import grpc
 from vstor.codes_gen import ErrorCode
 from vstor.errors import VstorError
 from vstor.mds.members import MEMBERS_MAX, MdsRecord, Members, encode
+from vstor.mds.quorum import Quorum
 from vstor.mds.repo_files import ETCD_PORT_OFFSET, MdsConfig
 from vstor.mds.repository import etcd_name, etcd_url, san_addresses
 from vstor.mds.term import Term
@@ -45,6 +46,8 @@ class ClusterOps:
         self._secrets = secrets
         self._term = term
         self._lock = asyncio.Lock()
+        self.quorum = Quorum(store.client if isinstance(store, EtcdStore) else None)
+        self.learners = True  # there may be members without a vote
 
     async def join(self, body: m.MdsJoin) -> m.JsonReply:
         """MdsJoin. The same address again gets the same id and new certificates.
@@ -105,6 +108,7 @@ class ClusterOps:
         listed = await _call(etcd, "Cluster", "MemberList", rpc.MemberListRequest())
         if not any(peer_url in member.peerURLs for member in listed.members):
             await self._wait_for_votes(etcd)
+            self.learners = True
             await _call(etcd, "Cluster", "MemberAdd", rpc.MemberAddRequest(peerURLs=[peer_url], isLearner=True))
             listed = await _call(etcd, "Cluster", "MemberList", rpc.MemberListRequest())
         parts = [f"{member.name or name}={url}" for member in listed.members for url in member.peerURLs]
@@ -130,9 +134,9 @@ class ClusterOps:
         if self._etcd is None:
             return
         listed = await _call(self._etcd, "Cluster", "MemberList", rpc.MemberListRequest())
-        for member in listed.members:
-            if not member.isLearner:
-                continue
+        waiting = [member for member in listed.members if member.isLearner]
+        self.learners = bool(waiting)
+        for member in waiting:
             try:
                 await self._promote(member.ID)
             except grpc.aio.AioRpcError as exc:

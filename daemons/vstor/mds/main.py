@@ -15,7 +15,8 @@ from pathlib import Path
 from vstor import daemon, logs, paths, services
 from vstor.errors import VstorError
 from vstor.mds import metrics
-from vstor.mds.repo_files import MdsConfig, Repository
+from vstor.mds.repo_files import ETCD_PORT_OFFSET, MdsConfig, Repository
+from vstor.mds.repository import etcd_url
 from vstor.mds.service import MdsService
 from vstor.meta import etcd_pb
 from vstor.meta.etcd import EtcdStore
@@ -72,7 +73,9 @@ async def serve(repository: Repository, config: MdsConfig) -> None:
         log.warning("protobuf runs without its native backend: the MDS will be several times slower")
     gc.set_threshold(GC_THRESHOLD, 20, 100)
     secure = any(parse_endpoint(url)[1] for url in config.etcd_urls)
-    store = EtcdStore(config.etcd_urls, repository.etcd_tls if secure else None, lease_file=repository.lease_path)
+    own = etcd_url(config.address, ETCD_PORT_OFFSET)
+    urls = sorted(config.etcd_urls, key=lambda url: url != own)  # our own member first: it shares our fate
+    store = EtcdStore(urls, repository.etcd_tls if secure else None, lease_file=repository.lease_path)
     name = services.Service(config.cluster, "mds", str(config.mds_id), str(repository.root)).name
     readiness = daemon.Readiness(name)
     service = MdsService(repository, config, store, readiness.ready)

@@ -13,7 +13,9 @@ from vstor.meta.store import Store, StoreStatus
 
 log = logging.getLogger(__name__)
 
-PERIOD_S = 5.0
+PERIOD_S = 1.0
+FULL_ROUNDS = 3  # each so-manieth round looks at everything, the others at members that wait for their vote
+MOVE_ROUNDS = 10  # etcd's leadership is moved at most so often
 QUOTA_BYTES = 8 << 30  # as etcd_member.py tells etcd
 FULL_PERCENT = 85  # growing requests are refused above it, until it falls below RELAX_PERCENT
 RELAX_PERCENT = 80
@@ -25,23 +27,33 @@ KEEP_REVISIONS = 1000  # for standbys that reconnect
 class Maintenance:
     """For one term. standby_revisions: what the reporting standbys have applied."""
 
-    def __init__(self, store: Store, term: Term, ops: ClusterOps, standby_revisions: Callable[[], list[int]]) -> None:
+    def __init__(
+        self, store: Store, term: Term, ops: ClusterOps, standby_revisions: Callable[[], list[int]], own_peer_url: str
+    ) -> None:
         self._store = store
         self._term = term
         self._ops = ops
         self._standby_revisions = standby_revisions
+        self._own_peer_url = own_peer_url
         self._compacted_revision = term.revision
         self._compacted_bytes = 0
         self.status: StoreStatus | None = None
 
     async def run(self) -> None:
         """For ever."""
+        rounds = 0
         while True:
-            await asyncio.sleep(PERIOD_S)
             try:
-                await self.run_once()
+                if rounds % FULL_ROUNDS == 0:
+                    await self.run_once()
+                elif self._ops.learners:
+                    await self._ops.promote_learners()
+                if rounds % MOVE_ROUNDS == MOVE_ROUNDS - 1:
+                    await self._ops.quorum.move_away(self._own_peer_url)
             except VstorError as exc:
                 log.warning("maintenance of the metadata store failed reason=%s", exc.message)
+            rounds += 1
+            await asyncio.sleep(PERIOD_S)
 
     async def run_once(self) -> None:
         """One round. Raises StoreUnavailable."""
@@ -50,6 +62,7 @@ class Maintenance:
         self._guard_quota(self.status)
         await self._compact(self.status)
         await self._ops.promote_learners()
+        await self._ops.quorum.look()
 
     def _guard_quota(self, status: StoreStatus) -> None:
         percent = 100 * status.used_bytes / QUOTA_BYTES

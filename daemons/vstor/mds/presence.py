@@ -12,7 +12,9 @@ from vstor import __version__
 from vstor.errors import VstorError
 from vstor.mds.members import Members
 from vstor.mds.process import Usage
+from vstor.mds.quorum import Quorum
 from vstor.mds.repo_files import MdsConfig
+from vstor.mds.repository import etcd_url
 from vstor.mds.term import Term
 from vstor.net.identity import Identity
 from vstor.net.rpc_client import MdsClient
@@ -33,6 +35,10 @@ class Presence:
         self._applied_revision = applied_revision
         self._usage = Usage()
         self._reports: dict[int, tuple[float, m.MdsReport]] = {}
+        self._goals: dict[
+            int, int
+        ] = {}  # revision of the leader at a standby's last report: the next one must have reached it
+        self._in_step: dict[int, bool] = {}
         self._loop = asyncio.get_running_loop()
         self._commits = (self._loop.time(), 0, 0.0)  # when sampled, commits then, per second before
 
@@ -44,8 +50,10 @@ class Presence:
             config.mds_id, config.address, os.getpid(), __version__, cpu_percent, rss_bytes, self._applied_revision()
         )
 
-    def heard(self, report: m.MdsReport) -> None:
-        """A standby has reported."""
+    def heard(self, report: m.MdsReport, revision: int) -> None:
+        """A standby has reported; the leader is at `revision`."""
+        self._in_step[report.mds_id] = report.applied_revision >= self._goals.get(report.mds_id, revision)
+        self._goals[report.mds_id] = revision
         self._reports[report.mds_id] = (self._loop.time(), report)
 
     def standby_revisions(self) -> list[int]:
@@ -67,8 +75,12 @@ class Presence:
         finally:
             await client.close()
 
-    def status(self, members: Members, term: Term | None) -> list[dict[str, Any]]:
-        """`mds` of the status object."""
+    def status(self, members: Members, term: Term | None, quorum: Quorum | None) -> dict[str, Any]:
+        """`mds` and `quorum` of the status object."""
+        found = self._mds(members, term, quorum)
+        return {"mds": found, "quorum": quorum.summary() if quorum is not None else Quorum(None).summary()}
+
+    def _mds(self, members: Members, term: Term | None, quorum: Quorum | None) -> list[dict[str, Any]]:
         now = self._loop.time()
         found = []
         for record in members.active():
@@ -81,7 +93,14 @@ class Presence:
                 "leader": own and term is not None,
                 "address": record.address,
                 "host": record.hostname,
+                "in_step": own or (alive and self._in_step.get(record.mds_id, False)),
             }
+            member = quorum.of_peer(etcd_url(record.address)) if quorum is not None else None
+            if member is not None:
+                item["etcd"] = {
+                    "name": member.name, "voter": member.voter, "alive": member.alive, "leader": member.leads,
+                    "behind": member.behind, "in_step": member.in_step,
+                }  # fmt: skip
             if alive and report is not None:
                 item |= {
                     "pid": report.pid,

@@ -27,6 +27,7 @@ from vstor.errors import VstorError, from_os_error
 from vstor.meta.etcd_client import EtcdTls
 
 FORMAT = 1
+LEASE_TTL_S = 2  # of the leadership: what the loss of the leading host costs; etcd allows no less
 FILE_BYTES_MAX = 1 << 20
 FOREIGN_OK = {"lost+found"}
 ETCD_PORT_OFFSET = 2  # etcd clients; + 1 is the control RPC
@@ -45,7 +46,7 @@ class MdsConfig:
     etcd_urls: list[str]  # client endpoints of all members
     initial_cluster: str = ""  # --initial-cluster of the member's first start
     initial_state: str = "new"
-    lease_ttl_s: int = 5
+    lease_ttl_s: int = LEASE_TTL_S
     options: dict[str, str] = field(default_factory=dict)
 
 

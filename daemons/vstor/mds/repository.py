@@ -22,7 +22,7 @@ from vstor import paths, services
 from vstor.codes_gen import ErrorCode
 from vstor.errors import VstorError, from_os_error
 from vstor.mds.members import MdsRecord
-from vstor.mds.repo_files import ETCD_PORT_OFFSET, MdsConfig, Repository
+from vstor.mds.repo_files import ETCD_PORT_OFFSET, LEASE_TTL_S, MdsConfig, Repository
 from vstor.meta.etcd_client import parse_endpoint
 from vstor.model import config as cluster_config
 from vstor.net import auth, identity, pki
@@ -235,7 +235,7 @@ def _ports(address: str, managed_etcd: bool) -> list[int]:
 
 
 def _lease_ttl(options: dict[str, str]) -> int:
-    text = options.pop(LEASE_TTL_OPTION, "5")
+    text = options.pop(LEASE_TTL_OPTION, str(LEASE_TTL_S))
     if not text.isdecimal() or not 1 <= int(text) <= 60:
         raise VstorError(ErrorCode.INVALID, f"{LEASE_TTL_OPTION}={text}: want 1 to 60 seconds")
     return int(text)

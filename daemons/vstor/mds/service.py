@@ -24,11 +24,12 @@ from vstor.codes_gen import ErrorCode
 from vstor.errors import VstorError
 from vstor.mds import process
 from vstor.mds.cluster_ops import ClusterOps
+from vstor.mds.deathwatch import DeathWatch, leader_address
 from vstor.mds.maintenance import Maintenance
 from vstor.mds.members import Members, encode
 from vstor.mds.presence import Presence
 from vstor.mds.repo_files import MdsConfig, Repository
-from vstor.mds.repository import first_record
+from vstor.mds.repository import etcd_url, first_record
 from vstor.mds.term import ClusterClock, Peer, Term
 from vstor.meta.etcd import EtcdStore
 from vstor.meta.store import Fenced, HistoryLost, Leader, Leadership, Snapshot, Store, StoreUnavailable
@@ -48,6 +49,7 @@ LEADER_CHECK_S = 5.0  # a standby asks the store itself, in case the watch misse
 RETRY_S_MIN, RETRY_S_MAX = 0.1, 2.0
 FIRST_LOAD_S_MAX = 45.0  # without etcd the daemon ends after it
 DRAIN_S_MAX = 5.0
+TAKE_OVER_MS_MAX = 120_000
 BATCH_ID = b"vstor bootstrap\0"
 
 
@@ -135,6 +137,8 @@ class MdsService:
         helpers: list[asyncio.Task[None]] = []
         try:
             helpers.append(asyncio.create_task(self.presence.report_as_standby(members), name="standby-report"))
+            watch = DeathWatch(self.store, self._identity, self.control_address, lambda: self.leader)
+            helpers.append(asyncio.create_task(watch.run(), name="death-watch"))
             leadership, seq = await self._follow(snapshot, state, members)
             while helpers:
                 helpers.pop().cancel()
@@ -270,6 +274,7 @@ class MdsService:
             seq = await self._bootstrap(leadership, state, members)
         self.repository.bootstrap_path.unlink(missing_ok=True)
         now_ms = ClusterClock()
+        leadership.beat(TAKE_OVER_MS_MAX)  # the core looks at everything once, without a pause
         core = Core(state, epoch=leadership.epoch, seed=secrets.randbits(63), now_ms=now_ms())
         term = Term(core, leadership, seq, now_ms)
         self.ops = ClusterOps(self.config, self.store, members, state.secrets, term)
@@ -278,7 +283,10 @@ class MdsService:
         self.counters["terms"] += 1
         log.info("leading epoch=%d seq=%d", leadership.epoch, seq)
         upkeep = asyncio.create_task(
-            Maintenance(self.store, term, self.ops, self.presence.standby_revisions).run(), name="maintenance"
+            Maintenance(
+                self.store, term, self.ops, self.presence.standby_revisions, etcd_url(self.config.address)
+            ).run(),
+            name="maintenance",
         )
         running = asyncio.create_task(term.run(), name="term")
         try:
@@ -318,16 +326,11 @@ class MdsService:
     # --- other MDSs
 
     def _leader_address(self) -> str:
-        if self.leader is None:
-            return ""
-        try:
-            return str(json.loads(self.leader.value)["address"])
-        except (ValueError, KeyError, TypeError):
-            return ""
+        return leader_address(self.leader)
 
-    def mds_status(self) -> list[dict[str, Any]]:
-        """`mds` of the status object."""
-        return self.presence.status(self.members, self.term)
+    def mds_status(self) -> dict[str, Any]:
+        """`mds` and `quorum` of the status object."""
+        return self.presence.status(self.members, self.term, self.ops.quorum if self.ops is not None else None)
 
     # --- requests (rpc_server.Handler)
 
@@ -364,12 +367,12 @@ class MdsService:
         if isinstance(body, m.MdsReport):
             if peer.conn.role != pki.ROLE_MDS:
                 raise VstorError(ErrorCode.DENIED, "only an MDS may say that")
-            self.presence.heard(body)
+            self.presence.heard(body, term.revision)
             return m.Ok()
         if isinstance(body, m.GetStatus):
             if not term.may_serve():
                 raise VstorError(ErrorCode.META_UNAVAILABLE, "the MDS has no contact with etcd and may not serve now")
-            return m.JsonReply(json.dumps(term.core.status(term.now_ms()) | {"mds": self.mds_status()}).encode())
+            return m.JsonReply(json.dumps(term.core.status(term.now_ms()) | self.mds_status()).encode())
         if isinstance(body, m.MdsJoin) and self.ops is not None:
             self._answer_later(peer, request.id, self.ops.join(body))
             return None

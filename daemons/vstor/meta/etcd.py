@@ -47,7 +47,7 @@ _END = PREFIX[:-1] + bytes([PREFIX[-1] + 1])
 
 
 def _leader_of(kv: Any) -> Leader:
-    return Leader(kv.create_revision, kv.value)
+    return Leader(kv.create_revision, kv.value, kv.lease)
 
 
 class EtcdStore:
@@ -213,6 +213,10 @@ class EtcdStore:
             lease.ID,
         )
 
+    async def depose(self, leader: Leader) -> None:
+        if leader.lease:
+            await self._revoke(leader.lease)
+
     async def compact(self, revision: int) -> None:
         try:
             await self._call("KV", "Compact", rpc.CompactionRequest(revision=revision))
@@ -284,8 +288,8 @@ class EtcdLeadership:
     def lost(self) -> bool:
         return self._keeper.lost
 
-    def beat(self) -> None:
-        self._keeper.beat_ms = clock.boottime_ms()
+    def beat(self, ahead_ms: int = 0) -> None:
+        self._keeper.beat_ms = clock.boottime_ms() + ahead_ms
 
     async def commit(self, seq: int, batch_id: bytes, mutations: Iterable[Mutation]) -> int:
         batch = list(mutations)

@@ -86,9 +86,9 @@ class MemoryStore:
         await self._append(0, [], True, Leader(self.revision, value))
         return self._leadership
 
-    async def depose(self) -> None:
-        """What happens when the leader's lease expires."""
-        if self._leadership is not None:
+    async def depose(self, leader: Leader | None = None) -> None:
+        """What happens when the leader's lease expires or (leader) is revoked."""
+        if self._leadership is not None and (leader is None or leader.epoch == self._leadership.epoch):
             self._leadership = None
             self.revision += 1
             await self._append(0, [], True, None)
@@ -161,7 +161,7 @@ class MemoryLeadership:
     def lost(self) -> bool:
         return not self._store.unavailable and self._store._leadership is not self
 
-    def beat(self) -> None:
+    def beat(self, ahead_ms: int = 0) -> None:
         return
 
     async def commit(self, seq: int, batch_id: bytes, mutations: Iterable[Mutation]) -> int:

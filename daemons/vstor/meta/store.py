@@ -9,7 +9,7 @@ whole transactions in order. Keys here are without the store's prefix; the leade
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from vstor.codes_gen import ErrorCode
@@ -49,6 +49,7 @@ class Leader:
 
     epoch: int
     value: bytes  # as given to campaign
+    lease: int = field(default=0, compare=False)  # what `depose` needs
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +96,8 @@ class Leadership(Protocol):
         """The lease has ended for good, as far as is known here."""
         ...
 
-    def beat(self) -> None:
-        """The event loop is alive; without it (half a ttl) the leadership is not prolonged."""
+    def beat(self, ahead_ms: int = 0) -> None:
+        """The event loop is alive; without it (half a ttl) the leadership is not prolonged. ahead_ms: a long piece of work begins, allow so much."""
         ...
 
     async def commit(self, seq: int, batch_id: bytes, mutations: Iterable[Mutation]) -> int:
@@ -132,6 +133,10 @@ class Store(Protocol):
         """Try to lead; None when somebody else does. A leader must have followed up to epoch - 1 before it serves.
 
         Raises: StoreUnavailable."""
+        ...
+
+    async def depose(self, leader: Leader) -> None:
+        """End the leadership of a leader whose process is known to have ended. Nothing happens when it has ended already."""
         ...
 
     async def compact(self, revision: int) -> None:

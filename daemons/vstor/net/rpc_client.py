@@ -1,7 +1,6 @@
 """The control RPC client: finds the leader, keeps a connection to it, retries.
 
-DESIGN: the search for the leader is one race (race.py) over the addresses known and, after them, the sources of discovery in their
-order; a source is an attempt whose outcome is more addresses. Request ids grow over the life of an MdsClient; a request that was
+DESIGN: request ids grow over the life of an MdsClient; a request that was
 cut off by a lost connection goes out again with the same id, so that the MDS recognises it (exactly once). One background task owns
 the connection; callers only wait on futures. A silent connection is probed by Hello, whose answer also says whether the peer still leads.
 """
@@ -12,16 +11,13 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 
 from vstor.codes_gen import ErrorCode
 from vstor.errors import VstorError
 from vstor.net import pki
-from vstor.net.discovery import Finder, none_known, read_config
-from vstor.net.identity import Identity, control_address, load_identity, read_bs_list
-from vstor.net.race import Race
-from vstor.net.rpc_connection import RpcConnection, connect, hello
-from vstor.net.sources import BS_LIST
+from vstor.net.identity import Identity, load_identity
+from vstor.net.leader_search import LeaderSearch
+from vstor.net.rpc_connection import RpcConnection, hello
 from vstor.proto import messages as m
 
 log = logging.getLogger(__name__)
@@ -31,11 +27,9 @@ CONNECT_S_MAX = 5.0
 HELLO_S_MAX = 3.0
 BACKOFF_S_MIN = 0.05
 BACKOFF_S_MAX = 1.0
-SOURCE_S_MAX = 0.25
-PROBE_AFTER_S = 2.0  # of silence
+PROBE_AFTER_S = 1.0  # of silence
 PROBE_S_MAX = 3.0  # then the connection is dropped
 PENDING_MAX = 16384
-ADDRESSES_MAX = 64
 # Said by an MDS that did not look at the request: it goes out again by itself.
 TRANSIENT = frozenset(
     {
@@ -54,15 +48,6 @@ WAITING = (m.LockSet, m.LeaseAcquire, m.GetMap, m.ReplicaFailed)
 CallNow = Callable[[m.RequestBody], Awaitable[m.ReplyBody]]
 OnPush = Callable[[m.PushBody], None]
 OnConnect = Callable[[CallNow], Awaitable[None]]
-_Answer = tuple[RpcConnection, m.HelloReply]
-
-
-@dataclass(frozen=True, slots=True)
-class _Source:
-    """A source of discovery that is asked when the addresses before it have failed or are silent."""
-
-    name: str
-    wait_s: float | None  # for its answer; a late one is used in the next round
 
 
 class MdsClient:
@@ -89,13 +74,9 @@ class MdsClient:
         self.identity = identity
         self.role = role
         self.hello: m.HelloReply | None = None  # of the present or last leader
-        self.leader_address = ""
-        self._on_push = on_push
         self._on_connect = on_connect
-        self._bootstrap = bootstrap
-        self._context = pki.client_context(identity.cert_path, identity.key_path, identity.ca_path)
-        self._finder = Finder(identity.cluster)
-        self._learned: list[str] = []
+        context = pki.client_context(identity.cert_path, identity.key_path, identity.ca_path)
+        self._search = LeaderSearch(identity, bootstrap, context, on_push, self._say_hello, self._complain)
         self._next_id = 1
         self._live: dict[int, None] = {}  # ids not finished, ascending, those of WAITING left out
         self._calls = 0
@@ -105,6 +86,11 @@ class MdsClient:
         self._fatal: VstorError | None = None
         self._task: asyncio.Task[None] | None = None
         self._closed = False
+
+    @property
+    def leader_address(self) -> str:
+        """Control address of the present or last leader, "" when unknown."""
+        return self._search.leader_address
 
     @property
     def connected(self) -> bool:
@@ -175,7 +161,7 @@ class MdsClient:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
-        await self._finder.close()
+        await self._search.close()
         if self._conn is not None:
             self._conn.close()
             self._conn = None
@@ -240,106 +226,16 @@ class MdsClient:
     async def _run(self) -> None:
         backoff_s, connect_s = BACKOFF_S_MIN, CONNECT_S
         while True:
-            conn = await self._find_leader(connect_s)
-            if conn is not None and await self._greet(conn):
+            found = await self._search.find(connect_s)
+            if found is not None:
+                self.hello = found[1]
+            if found is not None and await self._greet(found[0]):
                 backoff_s, connect_s = BACKOFF_S_MIN, CONNECT_S
-                await self._hold(conn)
+                await self._hold(found[0])
             else:
                 connect_s = min(2 * connect_s, CONNECT_S_MAX)
             await asyncio.sleep(backoff_s * random.uniform(0.5, 1.0))
             backoff_s = min(2 * backoff_s, BACKOFF_S_MAX)
-
-    def _plan(self) -> tuple[list[str], list[_Source]]:
-        """Control addresses in the order of trying, and what is asked for more. Raises CONFIG."""
-        named, order = self._bootstrap or [], [] if self._bootstrap else list(read_config().order)
-        known = self._learned
-        try:
-            if order and order[0] == BS_LIST:
-                named = read_bs_list(self.identity.cluster)
-                order.pop(0)
-            known = [control_address(a) for a in named] + known
-        except VstorError as exc:
-            if not known:
-                raise
-            log.warning("bs.list not used reason=%s", exc.message)
-        first = [self.leader_address] if self.leader_address else []
-        addresses = list(dict.fromkeys(first + known))[:ADDRESSES_MAX]
-        # A name server that is down must not keep a client with addresses from trying these again.
-        wait_s = SOURCE_S_MAX if addresses else None
-        return addresses, [_Source(name, wait_s) for name in order]
-
-    async def _find_leader(self, connect_s: float) -> RpcConnection | None:
-        """A connection to the MDS that says it leads, or None after one round over all addresses."""
-
-        async def attempt(key: _Source | str) -> _Answer | list[str]:
-            if isinstance(key, _Source):
-                return [control_address(a) for a in await self._finder.lookup(key.name, key.wait_s)]
-            return await self._try(key, connect_s)
-
-        def dispose(outcome: _Answer | list[str]) -> None:
-            if not isinstance(outcome, list):
-                outcome[0].abort()
-
-        try:
-            addresses, more = self._plan()
-        except VstorError as exc:
-            self._complain(exc)
-            return None
-        reasons: list[str] = []  # why a source has told nothing
-        async with Race(attempt, dispose) as race:
-            for address in addresses:
-                race.add(address)
-            for source in more:
-                race.add(source)
-            while (ended := await race.next()) is not None:
-                key, outcome = ended
-                if isinstance(key, _Source):
-                    found = outcome if isinstance(outcome, list) else []
-                    for address in found:
-                        race.add(address)
-                    addresses += found
-                    if not found:
-                        reasons.append(
-                            f"{key.name}: {outcome.message if isinstance(outcome, VstorError) else 'nothing'}"
-                        )
-                elif isinstance(outcome, VstorError):
-                    self._complain(_unreachable(outcome, self.identity.cluster))
-                elif not isinstance(outcome, list):
-                    # 1. An MDS of this cluster has answered: it knows the others better than any source.
-                    conn, reply = outcome
-                    race.drop(lambda waiting: isinstance(waiting, _Source))
-                    self._learned = reply.addresses[:ADDRESSES_MAX]
-                    if reply.leader:
-                        self.hello, self.leader_address = reply, key
-                        return conn
-                    # 2. Not the leader: the one it names comes next.
-                    conn.close()
-                    self._complain(
-                        VstorError(
-                            ErrorCode.UNREACHABLE,
-                            f"cluster {self.identity.cluster} has no leading MDS at the moment",
-                        )
-                    )
-                    if reply.leader_address:
-                        race.add(reply.leader_address, at_once=True)
-                    for address in self._learned:
-                        race.add(address)
-        if not addresses:
-            self._complain(none_known(self.identity.cluster, reasons))
-        self.leader_address = ""
-        return None
-
-    async def _try(self, address: str, connect_s: float) -> _Answer:
-        """Connect and say Hello. Raises VstorError."""
-        conn = await connect(address, self._context, timeout_s=connect_s, on_push=self._on_push)
-        try:
-            return conn, await self._say_hello(conn)
-        except TimeoutError as exc:
-            conn.abort()
-            raise VstorError(ErrorCode.UNREACHABLE, f"{address}: no answer") from exc
-        except BaseException:
-            conn.abort()
-            raise
 
     async def _say_hello(self, conn: RpcConnection) -> m.HelloReply:
         who = self.identity
@@ -402,36 +298,41 @@ class MdsClient:
                 except TimeoutError:
                     if loop.time() - conn.last_received_s < PROBE_AFTER_S:
                         continue
-                async with asyncio.timeout(PROBE_S_MAX):
-                    reply = await self._say_hello(conn)
-                if not reply.leader:
+                if not await self._probe(conn):
                     break
-                self.hello = reply
         except (TimeoutError, VstorError) as exc:
-            log.warning(
-                "the MDS does not answer address=%s reason=%s",
-                self.leader_address,
-                exc or "silent",
-            )
+            self._search.suspect = self._search.leader_address
+            log.warning("the MDS does not answer address=%s reason=%s", self.leader_address, exc or "silent")
         finally:
             self._conn = None
             conn.abort()
-            self._error = VstorError(
-                ErrorCode.UNREACHABLE,
-                f"connection to the MDS at {self.leader_address} lost",
-            )
+            self._error = VstorError(ErrorCode.UNREACHABLE, f"connection to the MDS at {self.leader_address} lost")
+
+    async def _probe(self, conn: RpcConnection) -> bool:
+        """Whether its MDS still leads. Meanwhile the others are asked: a leader that hangs has a successor before its time is over.
+
+        Raises: TimeoutError, VstorError when it does not answer."""
+        assert self.hello is not None
+        answer = asyncio.create_task(self._say_hello(conn), name="mds-probe")
+        successor = asyncio.create_task(self._search.successor(self.hello.epoch), name="mds-successor")
+        try:
+            await asyncio.wait({answer, successor}, timeout=PROBE_S_MAX, return_when=asyncio.FIRST_COMPLETED)
+            if answer.done():
+                reply = answer.result()
+                self.hello = reply if reply.leader else self.hello
+                return reply.leader
+            if not successor.done():
+                raise TimeoutError
+            raise VstorError(ErrorCode.NOT_LEADER, "another MDS leads")
+        finally:
+            for task in (answer, successor):
+                task.cancel()
+            await asyncio.gather(answer, successor, return_exceptions=True)
 
     def _complain(self, error: VstorError) -> None:
         if error.message != self._error.message:
             log.warning("no connection to the MDS reason=%s", error.message)
         self._error = error
-
-
-def _unreachable(error: VstorError, cluster: str) -> VstorError:
-    """Keep what tells more than "unreachable"."""
-    if error.code in (ErrorCode.WRONG_CLUSTER, ErrorCode.DENIED, ErrorCode.UNSUPPORTED):
-        return error
-    return VstorError(ErrorCode.UNREACHABLE, f"no MDS of cluster {cluster} answers ({error.message})")
 
 
 async def call_once(

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from vstor.codes_gen import ErrorCode
 from vstor.errors import VstorError
-from vstor.mds import metrics, presence, repository
+from vstor.mds import deathwatch, metrics, presence, repository
 from vstor.mds import service as service_module
 from vstor.mds.repo_files import Repository
 from vstor.mds.service import MdsService
@@ -99,7 +99,7 @@ async def mkdir(client: MdsClient, name: bytes) -> None:
 
 async def seen_by(leader: MdsService) -> None:
     """Until the second MDS has reported; bounded by the test's timeout."""
-    while leader.mds_status()[1]["state"] != "avail":  # noqa: ASYNC110 - what is awaited is a report over the network
+    while leader.mds_status()["mds"][1]["state"] != "avail":  # noqa: ASYNC110 - what is awaited is a report over the network
         await asyncio.sleep(0.01)
 
 
@@ -172,8 +172,23 @@ async def test_failover_keeps_session_and_data(first: Repository, tmp_path: Path
             await mkdir(client, b"c")
             assert two.term is not None
             assert await names(client) == {b"a", b"b", b"c"}
-            assert [item["leader"] for item in two.mds_status()] == [False, True]
+            assert [item["leader"] for item in two.mds_status()["mds"]] == [False, True]
             assert 'vstor_mds_leader{cluster="svc",mds="2"} 1' in metrics.render(two)
+
+
+async def test_the_lease_of_an_ended_leader_is_not_waited_for(first: Repository, tmp_path: Path) -> None:
+    store = MemoryStore()  # its leases never end by themselves
+    async with serving(first, store) as one:
+        second = await join(tmp_path)
+        async with serving(second, store) as two, session() as client:
+            await mkdir(client, b"a")
+            await seen_by(one)
+            assert not await deathwatch.is_dead(one.control_address)
+            assert one.server is not None
+            await one.server.stop()  # as if the process had ended
+            await mkdir(client, b"b")
+            assert two.term is not None
+            assert await deathwatch.is_dead(one.control_address)
 
 
 async def test_a_deposed_leader_starts_over_as_standby(first: Repository, tmp_path: Path) -> None:

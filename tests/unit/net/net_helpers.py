@@ -45,6 +45,9 @@ class FakeMds:
     def __init__(self, files: tuple[Path, Path, Path], made: Pki) -> None:
         self.leader = True
         self.leader_address = ""
+        self.epoch = 7
+        self.deaf = False  # True: requests are read and never answered, as by a hung process
+        self.hellos = 0
         self.addresses: list[str] = []
         self.connections: list[Connection] = []
         self.lost = 0
@@ -69,14 +72,17 @@ class FakeMds:
 
     def request(self, conn: Connection, request: m.Request) -> m.ReplyBody | None:
         body = request.body
+        if self.deaf:
+            return None
         if isinstance(body, m.Hello):
+            self.hellos += 1
             return m.HelloReply(
                 CLUSTER,
                 CLUSTER_ID,
                 1,
                 self.leader,
                 self.leader_address,
-                7,
+                self.epoch,
                 0,
                 self.addresses,
             )

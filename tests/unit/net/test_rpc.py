@@ -8,7 +8,7 @@ import ssl
 import pytest
 from vstor.codes_gen import ErrorCode
 from vstor.errors import VstorError
-from vstor.net import framing, pki, rpc_server
+from vstor.net import framing, pki, rpc_client, rpc_server
 from vstor.net.identity import load_identity
 from vstor.net.rpc_client import MdsClient
 from vstor.net.rpc_connection import connect
@@ -151,6 +151,41 @@ async def test_moves_to_a_new_leader(node: Pki) -> None:
 
         one.serve = serve
         await client.call(m.GetStatus(), deadline_s=20)
+        assert len(two.seen) == 1
+        await client.close()
+
+
+async def test_waits_with_a_standby_until_somebody_leads(node: Pki) -> None:
+    async with running(node, "mds1") as (standby, server, address):
+        standby.leader = False
+        standby.leader_address = "127.0.0.1:1"  # the one that has just died
+        client = MdsClient(load_identity(CLUSTER), "client", bootstrap=[address])
+        waiting = asyncio.create_task(client.call(m.GetStatus()))
+        while standby.hellos < 3:  # noqa: ASYNC110 - counted by the server's side
+            await asyncio.sleep(0.01)
+        assert len(standby.connections) == 1, "asked again on the same connection"
+        standby.leader, standby.leader_address = True, f"127.0.0.1:{server.port}"
+        assert await waiting == m.Ok()
+        assert len(standby.connections) == 1
+        await client.close()
+
+
+async def test_leaves_a_hung_leader_when_it_has_a_successor(node: Pki, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rpc_client, "PROBE_S_MAX", 1000.0)  # only the successor can be the reason
+    async with (
+        running(node, "mds1") as (one, _s1, address1),
+        running(node, "mds2") as (two, server2, address2),
+    ):
+        two.leader, two.leader_address = False, f"127.0.0.1:{_s1.port}"
+        client = MdsClient(load_identity(CLUSTER), "client", bootstrap=[address1, address2])
+        await client.call(m.GetStatus())
+        one.deaf = True
+        waiting = asyncio.create_task(client.call(m.GetStatus()))
+        while not two.hellos:  # noqa: ASYNC110 - counted by the server's side
+            await asyncio.sleep(0.01)
+        assert not waiting.done(), "the same epoch is no successor"
+        two.leader, two.epoch, two.leader_address = True, 8, f"127.0.0.1:{server2.port}"
+        assert await waiting == m.Ok()
         assert len(two.seen) == 1
         await client.close()
 
