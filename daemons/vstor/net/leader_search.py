@@ -1,8 +1,9 @@
 """Which MDS leads: asks all that are known, overlapping, and waits with a standby while an election lasts.
 
 DESIGN: the search is one race (race.py) over the addresses known and, after them, the sources of discovery in their order; a source is an
-attempt whose outcome is more addresses. A standby that knows no leader, or names one that does not answer us, is asked again on the same
-connection: that costs no TLS handshake, so many clients can do it often, and who waits hears of the new leader within POLL_S. A leader that has fallen silent is asked last.
+attempt whose outcome is more addresses. A standby that knows no leader, or names one that does not answer us, is asked again on the
+same connection: that costs no TLS handshake, so many clients can do it often, and who waits hears of the new leader within POLL_S.
+A leader that has fallen silent is asked last.
 """
 
 from __future__ import annotations
