@@ -149,10 +149,16 @@ class Cluster:
 
     # --- commands -------------------------------------------------------------------------------
     def run(
-        self, *args: str, check: bool = True, stdin: str = "", module: str = "ctl", timeout_s: float = 60
+        self,
+        *args: str,
+        check: bool = True,
+        stdin: str = "",
+        module: str = "ctl",
+        timeout_s: float = 60,
+        prefix: tuple[str, ...] = (),
     ) -> subprocess.CompletedProcess[str]:
         """A command such as vstorctl, with -c already given for ctl."""
-        argv = [sys.executable, "-m", MODULES[module], *(["-c", self.name] if module == "ctl" else []), *args]
+        argv = [*prefix, sys.executable, "-m", MODULES[module], *(["-c", self.name] if module == "ctl" else []), *args]
         done = subprocess.run(argv, env=self.env, input=stdin, capture_output=True, text=True, timeout=timeout_s)
         if check and done.returncode:
             raise AssertionError(
@@ -223,22 +229,23 @@ class Cluster:
         self.start("etcd-1")
         self.start("mds-1", 60)
 
-    def add_mds(self, address: str = "", *, start: bool = True) -> str:
-        """make-mds of one more, and start it with its etcd member; the name of its process."""
+    def add_mds(self, address: str = "", *, port: int = 0, prefix: tuple[str, ...] = ()) -> str:
+        """make-mds of one more, and start it with its etcd member; the name of its process. prefix: command that runs its commands elsewhere."""
         number = 1
         while (self.base / "state" / f"mds-{number}").exists():
             number += 1
         host = address or f"127.0.0.{number}"
         repo = self.base / "state" / f"mds-{number}"
-        made = self.run("make-mds", "-a", f"{host}:{free_base_port(host)}", "-r", str(repo), "--format", "json")
+        where = f"{host}:{port or free_base_port(host)}"
+        made = self.run("make-mds", "-a", where, "-r", str(repo), "--format", "json", prefix=prefix)
         ident = json.loads(made.stdout)["mds_id"]
         self.daemon(f"etcd-{ident}", "etcd", "-r", str(repo))
         self.daemon(f"mds-{ident}", "mds", "-r", str(repo))
-        if start:
-            self.start(f"etcd-{ident}")
-            self.start(f"mds-{ident}", 60)
-            ready = self.base / "run" / f"{self.ready_name(f'etcd-{ident}')}.ready"
-            wait_for(f"the etcd member of mds-{ident} to have its vote", ready.exists, 60)
+        for name in (f"etcd-{ident}", f"mds-{ident}"):
+            self.procs[name].argv[:0] = prefix
+            self.start(name, 60)
+        ready = self.base / "run" / f"{self.ready_name(f'etcd-{ident}')}.ready"
+        wait_for(f"the etcd member of mds-{ident} to have its vote", ready.exists, 60)
         return f"mds-{ident}"
 
     def add_cs(self, *options: str) -> str:

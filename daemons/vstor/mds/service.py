@@ -412,7 +412,9 @@ class MdsService:
             )
             self._next_conn_id += 1
             conn.state = Peer(conn, ctx)
-        leads = self.term is not None
+        leads = (
+            self.term is not None and self.term.may_serve()
+        )  # without contact to etcd somebody else may lead: clients look
         now_ms = self.term.now_ms() if self.term is not None else clock.unix_ms()
         addresses = [identity.control_address(r.address) for r in self.members.active()] or [self.control_address]
         return m.HelloReply(

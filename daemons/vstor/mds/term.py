@@ -325,6 +325,8 @@ class Term:
             self.leadership.beat()
             if self.leadership.lost():
                 self._end("the lease of the leadership has ended")
+            elif not self.may_serve() and clock.boottime_ms() - served_ms > OUTAGE_MS_MAX:
+                self._end("no contact with etcd: somebody else may lead by now")
             elif self.may_serve():
                 if clock.boottime_ms() - served_ms > OUTAGE_MS_MAX:
                     # Sessions could not be renewed meanwhile: a new term gives them time to, this one would end them.

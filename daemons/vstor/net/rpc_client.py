@@ -86,6 +86,7 @@ class MdsClient:
         self._fatal: VstorError | None = None
         self._task: asyncio.Task[None] | None = None
         self._closed = False
+        self._refused = False  # the leader has said that it may not serve now
 
     @property
     def leader_address(self) -> str:
@@ -189,6 +190,7 @@ class MdsClient:
             except VstorError as exc:
                 if exc.code == ErrorCode.NOT_LEADER:
                     conn.abort()
+                self._refused = self._refused or exc.code == ErrorCode.META_UNAVAILABLE
                 if not retry or exc.code not in TRANSIENT:
                     raise
                 if exc.code in (ErrorCode.DISCONNECTED, ErrorCode.NOT_LEADER):
@@ -296,7 +298,7 @@ class MdsClient:
                         await conn.closed.wait()
                     break
                 except TimeoutError:
-                    if loop.time() - conn.last_received_s < PROBE_AFTER_S:
+                    if loop.time() - conn.last_received_s < PROBE_AFTER_S and not self._refused:
                         continue
                 if not await self._probe(conn):
                     break
@@ -309,15 +311,18 @@ class MdsClient:
             self._error = VstorError(ErrorCode.UNREACHABLE, f"connection to the MDS at {self.leader_address} lost")
 
     async def _probe(self, conn: RpcConnection) -> bool:
-        """Whether its MDS still leads. Meanwhile the others are asked: a leader that hangs has a successor before its time is over.
+        """Whether its MDS still leads. Meanwhile the others are asked: a leader that hangs, or has lost its store, has a successor before it ends.
 
         Raises: TimeoutError, VstorError when it does not answer."""
         assert self.hello is not None
+        refused, self._refused = self._refused, False
         answer = asyncio.create_task(self._say_hello(conn), name="mds-probe")
         successor = asyncio.create_task(self._search.successor(self.hello.epoch), name="mds-successor")
         try:
             await asyncio.wait({answer, successor}, timeout=PROBE_S_MAX, return_when=asyncio.FIRST_COMPLETED)
-            if answer.done():
+            if refused and answer.done():
+                await asyncio.wait({successor}, timeout=PROBE_AFTER_S)
+            if answer.done() and not successor.done():
                 reply = answer.result()
                 self.hello = reply if reply.leader else self.hello
                 return reply.leader
