@@ -51,7 +51,11 @@ class Host:
     def calls(self) -> list[tuple[str, list[str]]]:
         """Verbs that change something, with their arguments, since the last look."""
         reading = {"status", "discover", "list-services", "get-attr", "get-config"}
-        found = [(c["verb"], c["argv"]) for c in self.state["calls"] if c["verb"] not in reading]
+        found = [
+            (c["verb"], c["argv"])
+            for c in self.state["calls"]
+            if c["verb"] not in reading and "--dry-run" not in c["argv"]
+        ]
         self.update(calls=[])
         return found
 

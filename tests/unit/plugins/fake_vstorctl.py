@@ -54,8 +54,12 @@ def act(state: dict[str, Any], cluster: str, verb: str, argv: list[str]) -> Any:
         return add(state, "cs", value_after(argv, "-r"), tier=int(value_after(argv, "-t", "0")))
     if verb in ("rm-cs", "rm-mds"):
         kind = verb.removeprefix("rm-")
+        if "releasing" in state:
+            return state["releasing"]
+        if "--dry-run" in argv:
+            return {"replicas_left": 0, "would_lose": 0}
         state["status"][kind] = [item for item in state["status"][kind] if str(item["id"]) != argv[-1]]
-        return {}
+        return {"state": "dropped"}
     if verb == "mount":
         options = value_after(argv, "-o")
         found = [item for item in state["services"] if item["kind"] == "mount"]
@@ -70,6 +74,14 @@ def act(state: dict[str, Any], cluster: str, verb: str, argv: list[str]) -> Any:
         else:
             state["services"] = [item for item in state["services"] if item["kind"] != "mount"]
         return {"changed": True}
+    if verb == "maintenance":
+        for item in state["status"]["cs"]:
+            if str(item["id"]) == argv[1]:
+                item["admin"] = "maintenance" if argv[0] == "on" else "normal"
+        return {}
+    if verb == "service" and argv[0] == "forget":
+        state["services"] = [item for item in state["services"] if item.get("name") not in argv[1:]]
+        return {"changed": argv[1:]}
     if verb == "service":
         for item in state["services"]:
             if argv[1] in (item["kind"], "all"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -42,7 +43,12 @@ CASES: list[tuple[str, dict[str, Any], list[tuple[str, list[str]]]]] = [
         {"repository": "/d/1", "address": "10.0.0.1:77"},
         [("make-cs", ["-r", "/d/1", "-t", "0", "-a", "10.0.0.1:77"])],
     ),
-    ("vstor_cs", {"state": "absent", "id": 1025}, [("rm-cs", ["--wait", "1025"])]),
+    (
+        "vstor_cs",
+        {"repository": "/d/1", "journal": "/ssd/j", "journal_mb": 512},
+        [("make-cs", ["-r", "/d/1", "-t", "0", "-j", "/ssd/j", "-s", "512"])],
+    ),
+    ("vstor_cs", {"state": "absent", "id": 1025}, [("rm-cs", ["1025"])]),
     ("vstor_mount", {"path": "/mnt/v/", "options": ["ro", "nodev"]}, [("mount", ["/mnt/v", "-o", "ro,nodev"])]),
     ("vstor_mount", {"path": "/mnt/v"}, [("mount", ["/mnt/v"])]),
     (
@@ -237,3 +243,37 @@ def test_info_without_status_asks_nobody(host: Host) -> None:
 def test_info_without_the_tool(host: Host) -> None:
     done = host.run("vstor_info", executable="/nowhere/vstorctl")
     assert (done["installed"], done["status"], done["services"]) == (False, None, [])
+
+
+def test_removing_a_chunk_server_that_does_not_get_empty_fails_with_the_mend(host: Host) -> None:
+    host.authenticate()
+    host.update(releasing={"state": "releasing", "replicas_left": 5})
+    done = host.run("vstor_cs", state="absent", id=1025, stall_timeout=0)
+    assert done["failed"] is True
+    assert "none of its 5 replicas was moved" in done["msg"]
+    assert "--cancel 1025" in done["msg"]
+    assert host.run("vstor_cs", state="absent", id=1025, wait=False)["changed"] is True
+
+
+def test_check_mode_tells_what_a_removal_would_move(host: Host) -> None:
+    host.authenticate()
+    host.update(releasing={"replicas_left": 5, "would_lose": 0})
+    done = host.run("vstor_cs", check=True, state="absent", id=1025)
+    assert done["plan"] == {"replicas_left": 5, "would_lose": 0}
+
+
+@pytest.mark.parametrize(("code", "failed"), [(4, True), (7, False), (0, False)])
+def test_a_wrong_password_is_told_before_it_is_needed(host: Host, code: int, failed: bool) -> None:
+    host.authenticate()
+    if code:
+        host.update(fail={"auth-node": [code, "Authentication failure due to wrong credentials"]})
+    done = host.run("vstor_auth", password=PASSWORD, verify=True)
+    assert done.get("failed", False) is failed
+    assert not done.get("changed")
+    if failed:
+        assert "vstor_cluster_password is not the password" in done["msg"]
+
+
+def test_clocks_are_compared(host: Host) -> None:
+    assert host.run("vstor_info", controller_time_s=time.time() - 100)["clock_ahead_s"] > 99
+    assert "clock_ahead_s" not in host.run("vstor_info")

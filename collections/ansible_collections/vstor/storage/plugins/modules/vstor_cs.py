@@ -42,6 +42,10 @@ options:
     description: With O(state=absent), return only when the data has been moved.
     type: bool
     default: true
+  stall_timeout:
+    description: With O(wait), seconds without a replica moved after which the module fails. The chunk server stays in the state releasing.
+    type: int
+    default: 900
 extends_documentation_fragment:
   - vstor.storage.vstorctl
 author:
@@ -67,12 +71,19 @@ cs:
   description: The chunk server, as vstorctl list-services shows it.
   type: dict
   returned: with O(state=present), when it exists
+plan:
+  description: What would be moved and lost, as vstorctl rm-cs --dry-run says.
+  type: dict
+  returned: with O(state=absent) in check mode
 """
+
+import time
 
 from ansible_collections.vstor.storage.plugins.module_utils.vstorctl import VstorCtl, finish, make_module
 
 
 def remove(module, ctl):
+    """Ends the module."""
     cs_id = module.params["id"]
     status = ctl.status()
     if status is None and not module.check_mode:
@@ -80,9 +91,29 @@ def remove(module, ctl):
     known = [item["id"] for item in status["cs"] if item.get("state") != "dropped"] if status else []
     if cs_id not in known:
         finish(module, False, {"cs": known}, {"cs": known})
-    if not module.check_mode:
-        ctl.call("rm-cs", *(["--wait"] if module.params["wait"] else []), str(cs_id))
-    finish(module, True, {"cs": known}, {"cs": [item for item in known if item != cs_id]})
+    after = {"cs": [item for item in known if item != cs_id]}
+    if module.check_mode:
+        finish(module, True, {"cs": known}, after, plan=ctl.call("rm-cs", "--dry-run", str(cs_id)))
+    answer = ctl.call("rm-cs", str(cs_id))
+    if module.params["wait"]:
+        wait_until_dropped(module, ctl, answer)
+    finish(module, True, {"cs": known}, after)
+
+
+def wait_until_dropped(module, ctl, answer, clock=time.monotonic, sleep=time.sleep):
+    """Ask until nothing is left, or fail when nothing moves any more."""
+    left, moved = answer.get("replicas_left"), clock()
+    while answer.get("state") != "dropped":
+        if clock() - moved >= module.params["stall_timeout"]:
+            module.fail_json(
+                msg="CS#%d is %s, and none of its %s replicas was moved for %d s: see that other chunk servers in enough failure domains have room "
+                "(vstorctl status), then run again; vstorctl rm-cs --cancel %d keeps it"
+                % (module.params["id"], answer.get("state"), left, module.params["stall_timeout"], module.params["id"])
+            )
+        sleep(1)
+        answer = ctl.call("rm-cs", str(module.params["id"]))
+        if answer.get("replicas_left") != left:
+            left, moved = answer.get("replicas_left"), clock()
 
 
 def main():
@@ -96,6 +127,7 @@ def main():
             "journal_mb": {"type": "int"},
             "id": {"type": "int"},
             "wait": {"type": "bool", "default": True},
+            "stall_timeout": {"type": "int", "default": 900},
         },
         required_if=[("state", "present", ("repository",)), ("state", "absent", ("id",))],
     )

@@ -17,10 +17,15 @@ options:
     type: str
     choices: [mds, cs, mount, all]
     required: true
-  state:
-    description: Wanted state. V(restarted) always restarts what runs and starts the rest.
+  id:
+    description: Only the one with this id, as vstorctl list-services shows it.
     type: str
-    choices: [started, stopped, restarted]
+  state:
+    description:
+      - Wanted state. V(restarted) always restarts what runs and starts the rest.
+      - V(absent) stops them and takes them out of the list of this host; their data stay.
+    type: str
+    choices: [started, stopped, restarted, absent]
     default: started
   enabled:
     description: Whether they start at boot. Left out, that is left alone.
@@ -64,6 +69,8 @@ def describe(services):
 
 def plan(services, state, enabled):
     """Verbs of vstorctl service that are needed."""
+    if state == "absent":
+        return ["forget"] if services else []
     verbs = []
     if enabled is not None and any(bool(item.get("enabled")) != enabled for item in services):
         verbs.append("enable" if enabled else "disable")
@@ -79,6 +86,8 @@ def plan(services, state, enabled):
 
 def goal(services, state, enabled):
     """The services as they will be."""
+    if state == "absent":
+        return []
     word = "stopped" if state == "stopped" else "running"
     return [dict(item, state=word, enabled=item.get("enabled") if enabled is None else enabled) for item in services]
 
@@ -87,23 +96,29 @@ def main():
     module = make_module(
         {
             "kind": {"type": "str", "choices": ["mds", "cs", "mount", "all"], "required": True},
-            "state": {"type": "str", "choices": ["started", "stopped", "restarted"], "default": "started"},
+            "state": {"type": "str", "choices": ["started", "stopped", "restarted", "absent"], "default": "started"},
             "enabled": {"type": "bool"},
+            "id": {"type": "str"},
         }
     )
     params = module.params
     # A host without the program has no services: nothing needs to be stopped there.
-    ctl = VstorCtl(module, required=params["state"] != "stopped")
+    ctl = VstorCtl(module, required=params["state"] not in ("stopped", "absent"))
 
     def mine():
-        return [item for item in ctl.services() if item.get("kind") in KINDS[params["kind"]]]
+        return [
+            item
+            for item in ctl.services()
+            if item.get("kind") in KINDS[params["kind"]] and params["id"] in (None, str(item.get("id")))
+        ]
 
     services = mine()
+    words = [params["kind"]] if params["id"] is None else [item["name"] for item in services]
     before = describe(services)
     verbs = plan(services, params["state"], params["enabled"])
     if not module.check_mode:
         for verb in verbs:
-            ctl.call("service", verb, params["kind"])
+            ctl.call("service", verb, *words)
         if verbs:
             services = mine()
     after = goal(services, params["state"], params["enabled"]) if module.check_mode else services
