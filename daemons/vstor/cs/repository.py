@@ -7,10 +7,12 @@ disk, so a disk moved to another host is the same CS. Everything else in the dir
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import ipaddress
 import json
 import os
+import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from vstor.net.rpc_client import call_sync
 from vstor.proto import messages as m
 
 IDENTITY_FILE = "cs.json"
+JOURNAL_FILE = "journal"  # in the repository, when it is nowhere else
 FORMAT = 1
 IDENTITY_BYTES_MAX = 65536
 TIERS = range(4)
@@ -243,3 +246,58 @@ def write_identity(repo: Path, identity: CsIdentity) -> None:
         paths.write_atomic(repo / IDENTITY_FILE, encode_identity(identity))
     except OSError as exc:
         raise from_os_error(exc, f"cannot write {repo / IDENTITY_FILE}") from exc
+
+
+def move_journal(repo: Path, directory: Path | None) -> tuple[bool, Path]:
+    """Take the journal of a stopped CS to `directory`, None: into the repository. (whether anything changed, the journal file).
+
+    The identity file is the switch: until it is written the old journal counts, from then on the new one, whole and flushed.
+    Raises: IN_USE (it runs), NOT_FOUND, NOT_DIR, EXISTS (something of that name is there), NO_SPACE, IO_ERROR.
+    """
+    identity = read_identity(repo)
+    if directory is not None and not directory.is_dir():
+        raise VstorError(ErrorCode.NOT_DIR, f"{directory} is not a directory; make it first")
+    wanted = "" if directory is None else str(directory / f"journal-{identity.cluster}-{identity.cs_id}")
+    old, new = (Path(name) if name else repo / JOURNAL_FILE for name in (identity.journal, wanted))
+    try:
+        with (repo / "lock").open("ab") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if old == new:
+                return False, new
+            if not old.is_file() and not (repo / "chunks").exists():  # never started: the engine makes it in its place
+                write_identity(repo, replace(identity, journal=wanted))
+                return True, new
+            if not old.is_file():
+                text = f"the journal {old} is missing; bring its disk back, or remove this CS from the cluster (rm-cs)"
+                raise VstorError(ErrorCode.NOT_FOUND, text)
+            if new.exists():
+                raise VstorError(ErrorCode.EXISTS, f"{new} exists already; move it away if nothing needs it")
+            _copy_durably(old, new)
+            write_identity(repo, replace(identity, journal=wanted))
+            old.unlink()
+    except BlockingIOError:
+        raise VstorError(ErrorCode.IN_USE, f"the chunk server of {repo} runs; stop it first") from None
+    except OSError as exc:
+        raise from_os_error(exc, f"cannot move the journal to {new}") from exc
+    return True, new
+
+
+def _copy_durably(old: Path, new: Path) -> None:
+    """The file with owner and mode, on stable storage under its name on return."""
+    tmp = new.with_name(f".{new.name}.tmp")
+    try:
+        shutil.copyfile(old, tmp)
+        status = old.stat()
+        os.chown(tmp, status.st_uid, status.st_gid)
+        os.chmod(tmp, status.st_mode & 0o777)
+        with tmp.open("rb") as file:
+            os.fsync(file.fileno())
+    except OSError:
+        tmp.unlink(missing_ok=True)
+        raise
+    os.replace(tmp, new)
+    directory = os.open(new.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

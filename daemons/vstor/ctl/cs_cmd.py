@@ -1,4 +1,4 @@
-"""make-cs, rm-cs."""
+"""make-cs, configure-cs, rm-cs, maintenance."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from vstor.errors import VstorError
 from vstor.proto import messages
 
 WAIT_INTERVAL_S = 1.0
-JOURNAL_MB_MIN = 64
+JOURNAL_MB_MIN = JOURNAL_MB_STEP = 64
 
 
 def journal_mb(text: str) -> int:
-    """Megabytes of -s. Raises USAGE."""
+    """Megabytes of -s, rounded up to what the engine takes. Raises USAGE."""
     if not text.isdecimal() or int(text) < JOURNAL_MB_MIN:
         raise VstorError(
             ErrorCode.USAGE, f"journal size {text!r} does not do — give megabytes, at least {JOURNAL_MB_MIN}"
         )
-    return int(text)
+    return -(-int(text) // JOURNAL_MB_STEP) * JOURNAL_MB_STEP
 
 
 def make_cs(ctx: Context) -> int:
@@ -47,6 +47,26 @@ def make_cs(ctx: Context) -> int:
     ctx.emit(
         {"cluster": ctx.cluster, "cs_id": cs_id, "repository": str(repo), "tier": args.tier}, "" if args.quiet else text
     )
+    return 0
+
+
+def configure_cs(ctx: Context) -> int:
+    """Put the journal of a stopped chunk server somewhere else."""
+    from vstor.cs.repository import move_journal
+
+    args = ctx.args
+    repo = repository_path(args.repository)
+    if not (args.attach_journal or args.move_journal or args.drop_journal):
+        raise VstorError(ErrorCode.USAGE, "nothing to do — give -a DIR, -m DIR or -d")
+    target = args.attach_journal or args.move_journal
+    moved, file = move_journal(repo, Path(target).expanduser().absolute() if target else None)
+    give_to_daemons(repo, ctx.cluster)
+    if not let_daemons_make_files(file.parent):
+        ctx.warn(f"{file.parent}: the daemons' user cannot write there — chown the directory to it")
+    text = f"the journal is {'now' if moved else 'already'} {file}"
+    if moved:
+        text += f"\nnow start the chunk server: vstorctl -c {ctx.cluster} service start cs"
+    ctx.emit({"repository": str(repo), "journal": str(file), "changed": moved}, "" if args.quiet else text)
     return 0
 
 
@@ -150,6 +170,24 @@ COMMANDS = (
             "vstorctl -c test_cluster make-cs -r /vstor/test_cluster-cs",
             "vstorctl -c test_cluster make-cs -r /disks/sdb/cs -t 1 -j /ssd/cs-sdb -s 4096",
         ),
+    ),
+    Command(
+        name="configure-cs",
+        summary="move the journal of a chunk server to another disk, or back",
+        description=(
+            "Moves the write journal of a chunk server: to a directory on an SSD (-a, or -m when it is apart already), or back into the "
+            "repository (-d). The chunk server must be stopped; what stands in its journal goes along, also after a crash. "
+            "Its size stays. If the command is interrupted the old place counts until all is copied."
+        ),
+        run=configure_cs,
+        options=(Opt("-r", "--repository", metavar="DIR", required=True, help="repository of the chunk server"),),
+        exclusive=(
+            Opt("-a", "--attach-journal", metavar="DIR", help="directory of the journal, on another disk"),
+            Opt("-m", "--move-journal", metavar="DIR", help="the same, for a journal that is apart already"),
+            Opt("-d", "--drop-journal", action="store_true", help="put the journal back into the repository"),
+        ),
+        needs_root=True,
+        examples=("vstorctl -c test_cluster configure-cs -r /disks/sdb/cs -a /ssd/journals",),
     ),
     Command(
         name="rm-cs",

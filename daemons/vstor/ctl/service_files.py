@@ -159,7 +159,7 @@ def systemd_dropin(service: Service, environment: Mapping[str, str], writable: l
     """What differs between instances: the directories they write to, the mount they need, moved roots."""
     lines = ["# written by vstorctl service, changes are lost", "[Unit]"]
     if service.kind != "mount":
-        lines.append(f"RequiresMountsFor={_systemd_quote(service.path)}")
+        lines += [f"RequiresMountsFor={_systemd_quote(str(p))}" for p in (Path(service.path), *writable)]
     lines.append("[Service]")
     if service.kind != "mount":
         lines += [f"ReadWritePaths={_systemd_quote(str(p))}" for p in (Path(service.path), *writable)]
