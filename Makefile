@@ -158,7 +158,7 @@ bench-smoke: $(VENV)/stamp-dev build/stamp-native ## one short workload of the b
 
 .PHONY: molecule
 molecule: $(VENV)/stamp-dev ## role scenario S (default: default) on a scratch directory of this machine
-	@PATH=$(BIN):$$PATH ANSIBLE_CONFIG=$(CURDIR)/ansible.cfg $(BIN)/molecule test -s $(or $(S),default)
+	@PATH=$(BIN):$$PATH ANSIBLE_CONFIG=$(CURDIR)/ansible.cfg $(BIN)/molecule test -s $(or $(S),default) $(MOLECULE_ARGS)
 
 # --- lint ---------------------------------------------------------------------------------------------------
 

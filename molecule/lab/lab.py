@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from vstorlab import base, faults, hosts, supervise
+from vstorlab import base, faults, hosts, snapshot, supervise
 from vstorlab.spec import LabError, parse_size, parse_spec
 from vstorlab.state import Lab, labs
 
@@ -134,6 +134,11 @@ def main() -> int:
         a_host,
         (("size",), {}),
         help="put a new disk into a host; prints its number",
+    )
+    verb(
+        "unchanged",
+        lambda a: snapshot.compare(Lab.load(a.name)),
+        help="fail when files or disks of hosts are not what they were when the lab was made; asked once",
     )
     # Started by power-on: one process a host, which boots it again when it reboots.
     verb("supervise", lambda a: supervise.main(Lab.load(a.name), a.host), a_host, help=argparse.SUPPRESS)

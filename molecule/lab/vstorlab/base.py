@@ -39,6 +39,7 @@ mkdir -p /run/udev
 : >/run/udev/control
 exec /lib/systemd/systemd "$@"
 """
+SOURCES = "etc/apt/sources.list"
 BUILD_S = 1800.0
 
 
@@ -104,6 +105,7 @@ def _build(base: Path, packages: list[str]) -> None:
     new = base.with_suffix(".new")
     if new.exists():
         shutil.rmtree(new)
+    run("apt-get", "update", timeout_s=BUILD_S)
     archive = {suite: uri for uri, suite in sources()}
     settings = apt_settings()
     env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
@@ -115,7 +117,7 @@ def _build(base: Path, packages: list[str]) -> None:
         "debootstrap", "--variant=minbase", f"--cache-dir={downloads}", f"--include={','.join(packages)}", SUITE, new, archive[SUITE],
         env=env, timeout_s=BUILD_S,
     )  # fmt: skip
-    (new / "etc/apt/sources.list").write_text("".join(f"deb {uri} {suite} main\n" for uri, suite in sources()))
+    (new / SOURCES).write_text("".join(f"deb {uri} {suite} main\n" for uri, suite in sources()))
     (new / "etc/apt/apt.conf.d/80-lab").write_text(
         "".join(f'{k} "{v}";\n' for k, v in settings.items()) + 'Acquire::Languages "none";\n'
     )
@@ -140,6 +142,7 @@ def _build(base: Path, packages: list[str]) -> None:
     new.rename(base)
 
 
-def archive_hosts() -> set[str]:
-    """Names of the machines that hold the archive."""
-    return {urllib.parse.urlsplit(uri).hostname or "" for uri, _ in sources()}
+def archive_hosts(base: Path) -> set[str]:
+    """Names of the machines that a base has its packages from."""
+    lines = (base / SOURCES).read_text().splitlines()
+    return {urllib.parse.urlsplit(line.split()[1]).hostname or "" for line in lines}

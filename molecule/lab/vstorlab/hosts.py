@@ -13,7 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from vstorlab import base, disks, network, supervise
+from vstorlab import base, disks, network, snapshot, supervise
 from vstorlab.spec import LabError, LabSpec
 from vstorlab.state import ROOT, Lab, lock
 from vstorlab.tools import kill, run, wait_until
@@ -38,9 +38,10 @@ def create(name: str, spec: LabSpec) -> Lab:
         lab.save()
         for host in spec.hosts:
             _make_files(lab, host.name)
-        _write_inventory(lab)
+        _write_inventory(lab, spec.variables)
         power_on(lab, list(lab.hosts))
         _each(lab.hosts, lambda h: _check_units(lab, h))
+        snapshot.take(lab)
     except BaseException as exc:
         consoles = "".join(_console(lab, h) for h in lab.hosts) if isinstance(exc, LabError) else ""
         destroy(name)
@@ -71,6 +72,7 @@ def destroy(name: str) -> None:
 
 def power_on(lab: Lab, names: list[str]) -> None:
     """Boot hosts that are off; return when all can be reached."""
+    _forget_connections(lab)
     network.make_bridge(lab)
     if lab.apt == "proxy":
         network.start_proxy(lab)
@@ -104,6 +106,7 @@ def shutdown(lab: Lab, names: list[str]) -> None:
 def reboot(lab: Lab, names: list[str]) -> None:
     """Reboot hosts in order."""
     old = {host: supervise.leader(lab, host) for host in names}
+    _forget_connections(lab)
     for pid in old.values():
         kill(pid, REBOOT)
 
@@ -132,6 +135,13 @@ def write_disk_files(lab: Lab, host: str) -> None:
     root = lab.host_directory(host) / "root"
     _write(root / "etc/udev/rules.d/90-lab.rules", disks.udev_rules(lab, host))
     _write(root / "etc/systemd/system/systemd-udev-trigger.service.d/lab.conf", disks.udev_trigger(lab, host))
+
+
+def _forget_connections(lab: Lab) -> None:
+    """Ansible's shared SSH connections to hosts that went away hang until TCP gives up: it makes new ones."""
+    lab.connections.mkdir(exist_ok=True)
+    for file in lab.connections.iterdir():
+        file.unlink(missing_ok=True)
 
 
 def _each(names: Iterable[str], action: Callable[[str], None]) -> None:
@@ -187,7 +197,7 @@ def _make_files(lab: Lab, host: str) -> None:
         file.write(f"{lab.address(host)},{lab.address6(host)},{host} {key.with_suffix('.pub').read_text()}")
 
 
-def _write_inventory(lab: Lab) -> None:
+def _write_inventory(lab: Lab, variables: dict[str, object]) -> None:
     hosts: dict[str, object] = {}
     groups: dict[str, dict[str, dict[str, None]]] = {}
     for host in lab.hosts.values():
@@ -203,7 +213,9 @@ def _write_inventory(lab: Lab) -> None:
         "ansible_user": "root",
         "ansible_ssh_private_key_file": str(lab.key),
         "ansible_ssh_common_args": f"-o UserKnownHostsFile={lab.known_hosts} -o StrictHostKeyChecking=yes -o IdentitiesOnly=yes",
+        "ansible_control_path_dir": str(lab.connections),
         "ansible_python_interpreter": "/usr/bin/python3",
+        **variables,
     }
     text = yaml.safe_dump({"all": {"hosts": hosts, "vars": common, "children": groups}}, sort_keys=False)
     _write(lab.inventory, text)

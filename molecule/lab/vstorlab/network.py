@@ -47,7 +47,7 @@ def start_proxy(lab: Lab) -> None:
         return
     config = lab.directory / "tinyproxy.conf"
     allowed = lab.directory / "tinyproxy.filter"
-    allowed.write_text("".join(f"^{re.escape(h)}$\n" for h in sorted(base.archive_hosts())))
+    allowed.write_text("".join(f"^{re.escape(h)}$\n" for h in sorted(base.archive_hosts(Path(lab.base)))))
     lines = [
         f"Port {PROXY_PORT}", f"Listen {lab.gateway}", f"Allow {lab.network}", "Timeout 120", "LogLevel Warning", "MaxClients 100",
         f'Filter "{allowed}"', "FilterDefaultDeny Yes", "FilterExtended On", "ConnectPort 443",

@@ -28,11 +28,13 @@ class HostSpec:
 
 @dataclass(frozen=True)
 class LabSpec:
-    """base: a variant of base.VARIANTS. apt: "proxy" (Debian's packages through this machine) or "none" (no way out)."""
+    """base: a variant of base.VARIANTS. apt: "proxy" (Debian's packages through this machine) or "none" (no way out).
+    variables: of all hosts, in the inventory."""
 
     hosts: tuple[HostSpec, ...]
     base: str
     apt: str
+    variables: dict[str, object]
 
 
 def parse_size(text: str | int) -> int:
@@ -44,10 +46,10 @@ def parse_size(text: str | int) -> int:
 
 
 def parse_spec(text: str) -> LabSpec:
-    """Read {base, apt, hosts: [{name, disks: [SIZE…], groups: […], variables: {…}}]}, with JSON being YAML too."""
+    """Read {base, apt, variables: {…}, hosts: [{name, disks: [SIZE…], groups: […], variables: {…}}]}, with JSON being YAML too."""
     try:
         data = yaml.safe_load(text)
-        known = {"base", "apt", "hosts"}
+        known = {"base", "apt", "hosts", "variables"}
         if extra := set(data) - known:
             raise LabError(f"unknown in the spec: {', '.join(sorted(extra))}; known: {', '.join(sorted(known))}")
         hosts = tuple(
@@ -70,4 +72,4 @@ def parse_spec(text: str) -> LabSpec:
     apt = data.get("apt", "proxy")
     if apt not in ("proxy", "none"):
         raise LabError(f"apt is proxy or none, not {apt!r}")
-    return LabSpec(hosts, data.get("base", "prepared"), apt)
+    return LabSpec(hosts, data.get("base", "prepared"), apt, dict(data.get("variables", {})))

@@ -85,6 +85,11 @@ class Lab:
         """For ansible-playbook -i."""
         return self.directory / "inventory" / "hosts.yml"
 
+    @property
+    def connections(self) -> Path:
+        """Ansible's shared SSH connections (ControlPath): they end with the lab."""
+        return self.directory / "ssh"
+
     def host(self, name: str) -> Host:
         """A host by name."""
         if name not in self.hosts:
