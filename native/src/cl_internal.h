@@ -311,7 +311,7 @@ struct part {
 	uint32_t *table;
 	uint32_t inline_table[CL_INLINE_TABLE];
 	uint32_t outstanding; /* xfers */
-	uint32_t tried, corrupt, badmap; /* READ: masks of replicas of this pass */
+	uint32_t tried, corrupt, badmap, absent; /* READ: masks of replicas of this pass */
 	uint32_t ok; /* WRITE, SYNC: replicas done */
 	uint32_t bad; /* WRITE, SYNC: replicas reported */
 	uint32_t changed; /* SYNC: replicas that restarted */

@@ -57,7 +57,12 @@ static void pass_failed(struct part *p)
 		part_done(p, p->fatal ? p->fatal : EIO); /* it is really gone */
 		return;
 	}
-	p->tried = p->corrupt = p->badmap = 0;
+	if (p->absent == all && p->map->flags & CMAP_VOID && c->first_chunk_id != p->map->chunk_id) {
+		memset(p->buf, 0, p->len); /* given to us for writing, but nobody ever wrote it */
+		part_done(p, 0);
+		return;
+	}
+	p->tried = p->corrupt = p->badmap = p->absent = 0;
 	chunk_need_map(c, 0, badmap ? VST_ERR_STALE : VST_ERR_DISCONNECTED);
 	if (badmap) {
 		chunk_drop_map(c, p->map);
@@ -86,7 +91,7 @@ void read_start(struct part *p)
 	}
 	if (p->map != c->map) {
 		part_take_map(p);
-		p->tried = p->corrupt = p->badmap = 0;
+		p->tried = p->corrupt = p->badmap = p->absent = 0;
 	}
 	i = choose(p);
 	if (i < 0) {
@@ -145,6 +150,7 @@ void read_done(struct part *p, uint32_t replica, int status, const struct vst_fr
 	} else if (status == VST_ERR_STALE || status == VST_ERR_NO_CHUNK || status == VST_ERR_EXPIRED ||
 		   status == VST_ERR_DENIED) {
 		p->badmap |= bit;
+		p->absent |= status == VST_ERR_NO_CHUNK ? bit : 0;
 		if (status == VST_ERR_EXPIRED)
 			cs_suspect_key(p->map->rep[replica].cs);
 	} else if (status == VST_ERR_BAD_REQUEST || status == VST_ERR_UNSUPPORTED) {

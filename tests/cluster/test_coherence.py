@@ -113,9 +113,14 @@ def test_one_block_written_by_both_without_pause(shared_cluster: Cluster, mnt: P
 
     def read(where: Path) -> Callable[[], None]:
         def run() -> None:
-            with (where / "block").open("rb", buffering=0) as f:
+            fd = os.open(
+                where / "block", os.O_RDONLY | os.O_DIRECT
+            )  # reads of cached pages may meet a write half way, as everywhere
+            with mmap.mmap(-1, 4096) as buf:
                 while time.monotonic() < end:
-                    assert len(set(os.pread(f.fileno(), 4096, 0))) == 1
+                    assert os.preadv(fd, [buf], 0) == 4096
+                    assert len(set(buf[:])) == 1
+            os.close(fd)
 
         return run
 
@@ -183,3 +188,33 @@ def test_direct_writes_beside_buffered_reads(mnt: Path) -> None:
             assert os.pread(held.fileno(), 65_536, at) == buf[:]
     held.close()
     os.close(fd)
+
+
+def test_chunks_given_ahead_but_never_written_are_zeros(shared_cluster: Cluster, mnt: Path) -> None:
+    """The writer gets maps of chunks in advance; after its lease went and came back it must not wait for replicas nobody made."""
+    a, b = both(shared_cluster, mnt)
+    chunk = 64 << 20
+    with (a / "f").open("w+b", buffering=0) as fa:
+        os.pwrite(fa.fileno(), b"1", chunk)  # gives chunk 2 as well
+        os.truncate(a / "f", 4 * chunk)
+        assert (b / "f").stat().st_size == 4 * chunk
+        with (b / "f").open("rb", buffering=0) as fb:
+            assert os.pread(fb.fileno(), 1, chunk) == b"1"
+        os.pwrite(fa.fileno(), b"0", 0)
+        got: list[bytes] = []
+        at_once(lambda: got.append(os.pread(fa.fileno(), 4096, 2 * chunk)))
+        assert got == [bytes(4096)]
+
+
+def test_fallocate_knows_the_size_of_now(shared_cluster: Cluster, mnt: Path) -> None:
+    """The other mount changed it: space is added behind the new end, and nothing that is there is cut off."""
+    a, b = both(shared_cluster, mnt)
+    (a / "f").write_bytes(b"x" * 1000)
+    with (a / "f").open("r+b", buffering=0) as fa, (b / "f").open("r+b", buffering=0) as fb:
+        os.ftruncate(fb.fileno(), 100)
+        os.posix_fallocate(fa.fileno(), 0, 500)
+        assert (os.fstat(fa.fileno()).st_size, os.fstat(fb.fileno()).st_size) == (500, 500)
+        os.pwrite(fb.fileno(), b"y" * 10, 5000)
+        os.posix_fallocate(fa.fileno(), 0, 2000)
+        assert os.fstat(fa.fileno()).st_size == 5010
+        assert os.pread(fa.fileno(), 10, 5000) == b"y" * 10

@@ -11,6 +11,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from tests.helpers.cluster import Cluster
 from tests.helpers.posixcases import all_cases
 
 EVERY = int(os.environ.get("VSTOR_POSIX_EVERY", "23"))
@@ -36,3 +39,15 @@ def test_as_the_local_file_system(mnt: Path, tmp_path: Path) -> None:
                 wrong.append(f"{name}: {str(step)[:200]}\n  local {local[name][number]}\n  mount {ours[name][number]}")
                 break
     assert not wrong, f"{len(wrong)} of {len(local)} cases\n" + "\n".join(wrong[:20])
+
+
+@pytest.mark.parametrize("seed", range(int(os.environ.get("VSTOR_FSX_SEEDS", "4"))))
+def test_random_operations_through_both_mounts(shared_cluster: Cluster, mnt: Path, seed: int) -> None:
+    """Even seeds through mount a only, odd ones through a and b in turn."""
+    path = mnt / "f"
+    paths = (
+        [path] if seed % 2 == 0 else [path, shared_cluster.mounts["b"] / path.relative_to(shared_cluster.mounts["a"])]
+    )
+    argv = [sys.executable, "-m", "tests.helpers.fsx", str(seed), "700", *map(str, paths)]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -244,7 +244,7 @@ class DataPath:
                 return
             pending, inode.pending = inode.pending, type(inode.pending)()
             mtime_ns = max(inode.attr.mtime_ns, pending.mtime_ns)
-            message = m.Commit(inode.ino, inode.file.size, mtime_ns, sorted(pending.written))
+            message = m.Commit(inode.ino, inode.told_size, mtime_ns, sorted(pending.written))
             session = self.session.sessions
             try:
                 await self.session.call_bound(message)

@@ -271,9 +271,9 @@ class FileOperations(Operations):
             await self._drop_suid(request.nodeid)
         if mode & (PUNCH_HOLE | ZERO_RANGE):
             await self.files.punch(request.nodeid, offset, length)
-        if not mode & KEEP_SIZE and offset + length > self.table.need(request.nodeid).file.size:
-            await self.files.truncate(request.nodeid, offset + length)
-        elif not mode & (PUNCH_HOLE | ZERO_RANGE):  # as local file systems do
+        if not mode & KEEP_SIZE and await self.files.truncate(request.nodeid, offset + length, grow_only=True):
+            return b""
+        if not mode & (PUNCH_HOLE | ZERO_RANGE):  # as local file systems do
             await self.names.setattr(m.SetAttr(request.nodeid, m.SET_MTIME, mtime_ns=m.TIME_NOW))
         return b""
 

@@ -80,7 +80,12 @@ class Files:
             async with inode.acquire_lock:
                 if inode.recalling or (inode.opened and not truncate and self.leases.sufficient(inode, mode)):
                     continue
-                reply = await self.session.call(m.Open(inode.ino, mode, truncate))
+                if truncate:
+                    inode.resizing = 0
+                try:
+                    reply = await self.session.call(m.Open(inode.ino, mode, truncate))
+                finally:
+                    inode.resizing = None
                 self.opened(inode, reply, truncate)
                 return
 
@@ -177,8 +182,10 @@ class Files:
 
     # --- size
 
-    async def truncate(self, ino: int, size: int, extra: m.SetAttr | None = None) -> m.Attr:
-        """Set the size, with other attributes of `extra` in the same step.
+    async def truncate(
+        self, ino: int, size: int, extra: m.SetAttr | None = None, *, grow_only: bool = False
+    ) -> m.Attr | None:
+        """Set the size, with other attributes of `extra` in the same step. grow_only: None when it has that size already.
 
         The tail of the last chunk is punched first: what lies beyond the end must be zeros when the file grows again.
         Durability: committed on return.
@@ -195,7 +202,10 @@ class Files:
                 await self.ensure_open(inode, EXCLUSIVE, False)
                 if inode.file is None:  # let go in between
                     continue
+                if grow_only and inode.file.size >= size:  # only now it is sure what size it has
+                    return None
                 await self._punch_tail(inode, size)
+                inode.resizing = size
                 try:
                     reply = await self.session.call(request)
                 except VstorError as exc:
@@ -205,6 +215,8 @@ class Files:
                         self.table.lower(inode, NONE)
                         inode.file.set_lease(0, 0)
                     continue
+                finally:
+                    inode.resizing = None
                 self._resized(inode, size, reply.attr)
                 return inode.attr or reply.attr
             raise VstorError(ErrorCode.LEASE_CONFLICT, f"inode {ino} is taken away by other clients again and again")
@@ -233,10 +245,8 @@ class Files:
 
     async def punch(self, ino: int, offset: int, length: int) -> None:
         """Make a range of an open file a hole. Raises OSError."""
-        inode = self.table.need(ino)
-        length = min(length, max(0, inode.file.size - offset))
-        if length > 0:
-            await self.engine.io(inode.file, cl.IO_PUNCH, offset, length, None)
+        if length > 0:  # what lies behind the end is left out by the engine, which knows the size
+            await self.engine.io(self.table.need(ino).file, cl.IO_PUNCH, offset, length, None)
 
     # --- data, for the library
 

@@ -76,6 +76,7 @@ class Inode:
     commit_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     xattrs: dict[bytes, bytes | None] = field(default_factory=dict)  # as valid as the attributes; None: there is none
     pages: bool = False  # the kernel may hold pages of it
+    resizing: int | None = None  # the size that is being set: after it the size of before would count as growth
     lost: bool = False  # acknowledged writes may be gone (the session ended); the next fsync says so
     negotiating: int = NONE  # the mode a task acquires for parked requests
 
@@ -84,6 +85,12 @@ class Inode:
         self.lost = True
         if self.file is not None:
             self.file.note_lost()
+
+    @property
+    def told_size(self) -> int:
+        """The size that Commit and LeaseRelease may tell now."""
+        size: int = self.file.size
+        return size if self.resizing is None else min(size, self.resizing)
 
     @property
     def writers(self) -> int:

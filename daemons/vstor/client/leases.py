@@ -200,7 +200,7 @@ class Leases:
         async with inode.commit_lock:
             if was_writer and inode.attr is not None:
                 collect(inode)
-                message.size, message.mtime_ns = inode.file.size, max(inode.attr.mtime_ns, inode.pending.mtime_ns)
+                message.size, message.mtime_ns = inode.told_size, max(inode.attr.mtime_ns, inode.pending.mtime_ns)
                 message.written = sorted(inode.pending.written)
                 inode.pending = type(inode.pending)()
             try:

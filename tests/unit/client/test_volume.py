@@ -154,6 +154,22 @@ async def test_truncate_clears_the_tail_and_grows_with_zeros(world: World) -> No
     assert await read(a, ino, 0, 10) == b"new"
 
 
+@pytest.mark.parametrize("how", ["truncate", "open"])
+async def test_a_commit_beside_a_truncation_does_not_undo_it(world: World, how: str) -> None:
+    a = await world.client()
+    ino, _ = await make(a, b"f", b"x" * 5000)
+    truncation = a.files.truncate(ino, 10) if how == "truncate" else a.files.open(ino, RW | os.O_TRUNC)
+    task = asyncio.ensure_future(truncation)
+    inode = a.table.need(ino)
+    for _ in range(1000):
+        if inode.resizing is not None:  # its message is on the way, the answer not here yet
+            break
+        await asyncio.sleep(0)
+    await asyncio.gather(a.data.commit(inode), task)
+    expected = 10 if how == "truncate" else 0
+    assert world.mds.core.state.inodes[ino].size == await size(a, ino) == expected
+
+
 async def test_truncate_of_a_file_nobody_has_open(world: World) -> None:
     a, b = await world.client(), await world.client()
     ino, fh = await make(a, b"f", b"x" * 1000)
