@@ -110,6 +110,7 @@ class CsService:
         self._report_waits = asyncio.Event()
         self._reports_lost = False  # the MDS may believe in replicas that are gone
         self._counters: dict[str, int] = {}
+        self._busy = stats.DiskBusy(self.options.repo)
         self._known_ticket_keys: dict[int, bytes] = {}
 
     @property
@@ -237,6 +238,7 @@ class CsService:
             scrub_chunks=self.scrubber.state.chunks,
             scrub_last_ms=self.scrubber.state.finished_ms,
             journal_full_percent=stats.journal_full_percent(counters),
+            io_wait_percent=self._busy.sample(boottime_ms() / 1000),
         )
 
     def _space(self) -> tuple[int, int]:

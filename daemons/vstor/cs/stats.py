@@ -1,9 +1,11 @@
-"""What a heartbeat and the metrics endpoint say: pure functions over counters."""
+"""What a heartbeat and the metrics endpoint say: pure functions over counters, and the one figure that comes from the kernel."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 # Error letters (FEATURES.md B23): they follow the letters of what is in use.
 LETTER_IO_ERROR, LETTER_CHECKSUM, LETTER_JOURNAL, LETTER_TIMEOUT = "H", "h", "S", "T"
@@ -40,6 +42,29 @@ class Health:
         """What to show now."""
         damaged = {LETTER_CHECKSUM} if now_ms - self._damage_ms < ERRORS_WINDOW_MS else set()
         return self._lasting | damaged
+
+
+class DiskBusy:
+    """How much of the time a disk had I/O in flight, as iostat's %util (Documentation/admin-guide/iostats.rst, field 10 of a device's stat)."""
+
+    def __init__(self, path: Path) -> None:
+        device = path.stat().st_dev
+        self._file = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}/stat")
+        self._before: tuple[float, int] | None = None  # (monotonic seconds, busy ms)
+
+    def sample(self, now_s: float) -> float:
+        """Percent since the last sample; below 0 at the first, and where the file system is on no block device of its own. Blocks."""
+        try:
+            busy_ms = int(self._file.read_text().split()[9])
+        except (OSError, ValueError, IndexError):
+            return -1.0
+        before, self._before = self._before, (now_s, busy_ms)
+        return -1.0 if before is None else busy_percent(busy_ms - before[1], now_s - before[0])
+
+
+def busy_percent(busy_ms: int, elapsed_s: float) -> float:
+    """0 to 100; below 0 without a time."""
+    return round(min(100.0, max(0.0, busy_ms / (10 * elapsed_s))), 1) if elapsed_s > 0 else -1.0
 
 
 def flags(journal_apart: bool, direct: bool, journal_clean: bool, letters: set[str]) -> str:

@@ -26,6 +26,7 @@ from vstor.ctl import (
     report_cmd,
     service_cmd,
     status_cmd,
+    top_cmd,
 )
 from vstor.ctl.context import Call, Context, call_cluster
 from vstor.ctl.programs import not_installed
@@ -39,6 +40,7 @@ GROUPS = (
     discover_cmd,
     cs_cmd,
     status_cmd,
+    top_cmd,
     event_cmd,
     attr_cmd,
     config_cmd,

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
+from vstor.codes_gen import ErrorCode
 from vstor.ctl.output import percent, table
+from vstor.errors import VstorError
 from vstor.units import format_duration, format_size
 
 CHUNK_STATES = (
@@ -28,20 +32,79 @@ FULL_WARN_PERCENT = 80
 FULL_ERROR_PERCENT = 95
 
 
-def render_status(status: dict[str, Any], numeric: bool = False) -> str:
-    """The whole page of `stat`.
+SPACE_COLUMNS = ("CSID", "STATUS", "SPACE", "FREE/AVAIL", "REPLICAS", "UNIQUE", "TIER", "HOST")
+IO_COLUMNS = ("CSID", "STATUS", "IOWAIT", "IOLAT(ms)", "QDEPTH", "JRN_FULL", "FLAGS", "HOST")
+COLUMN_SETS: tuple[tuple[str, ...] | None, ...] = (None, SPACE_COLUMNS, IO_COLUMNS)  # None: all
 
-    Args:
+
+@dataclass(frozen=True)
+class View:
+    """What of the page is wanted.
+
+    Attributes:
         numeric: plain bytes instead of 1.5GB.
+        tables: mds, cs and clients, those shown.
+        details: chunks, space and file system above the tables.
+        columns: index into COLUMN_SETS, of the table of chunk servers.
+        sort: table -> (column, descending).
     """
-    size = (lambda n: str(int(n))) if numeric else format_size
-    parts = [
-        _cluster_lines(status, size),
-        _mds_table(status["mds"], size),
-        _cs_table(status["cs"], size),
-        _clients_table(status.get("clients", [])),
-    ]
+
+    numeric: bool = False
+    tables: tuple[str, ...] = ("mds", "cs", "clients")
+    details: bool = True
+    columns: int = 0
+    sort: Mapping[str, tuple[str, bool]] = field(default_factory=dict)
+
+
+def render_status(status: dict[str, Any], view: View | None = None) -> str:
+    """The page of `stat`, or the part of it that `view` wants."""
+    view = view or View()
+    size = (lambda n: str(int(n))) if view.numeric else format_size
+    head = _cluster_lines(status, size)
+    parts = [head if view.details else head.split("\n", 1)[0]]
+    if "mds" in view.tables:
+        parts.append(_mds_table(_sorted("mds", status["mds"], view), size))
+    if "cs" in view.tables:
+        parts.append(_cs_table(_sorted("cs", status["cs"], view), size, COLUMN_SETS[view.columns]))
+    if "clients" in view.tables:
+        parts.append(_clients_table(_sorted("clients", status.get("clients", []), view)))
     return "\n\n".join(part for part in parts if part)
+
+
+# Columns that can be sorted by, and the field of the status object behind each.
+SORT_FIELDS = {
+    "mds": {"mdsid": "id", "status": "state", "cpu": "cpu_percent", "mem": "rss_bytes", "uptime": "uptime_s", "host": "host"},
+    "cs": {
+        "csid": "id", "status": "state", "space": "space_bytes", "free": "free_bytes", "replicas": "replicas", "unique": "unique",
+        "iowait": "io_wait_percent", "iolat": "io_lat_avg_ms", "qdepth": "queue_depth", "jrn_full": "journal_full_percent",
+        "tier": "tier", "host": "host",
+    },
+    "clients": {"clid": "session_id", "leases": "leases", "open": "open_files", "writing": "writing", "name": "name", "host": "host"},
+}  # fmt: skip
+_NATURAL = {"mds": "mdsid", "cs": "csid", "clients": "clid"}
+
+
+def parse_sort(table: str, text: str) -> tuple[str, bool]:
+    """COLUMN or COLUMN=inv. Raises INVALID naming the columns."""
+    name, equals, word = text.lower().partition("=")
+    if name not in SORT_FIELDS[table] or (equals and word != "inv"):
+        known = ", ".join(SORT_FIELDS[table])
+        raise VstorError(
+            ErrorCode.INVALID, f"cannot sort by {text!r} — write COLUMN or COLUMN=inv; columns are {known}"
+        )
+    return name, bool(equals)
+
+
+def _sorted(table: str, items: list[dict[str, Any]], view: View) -> list[dict[str, Any]]:
+    column, inverse = view.sort.get(table, (_NATURAL[table], False))
+    field_name, ident = SORT_FIELDS[table][column], SORT_FIELDS[table][_NATURAL[table]]
+
+    def key(item: dict[str, Any]) -> tuple[bool, Any]:
+        value = item.get(field_name)
+        return (value is not None, value if value is not None else 0)
+
+    # By id first: equal ones keep that order in both directions.
+    return sorted(sorted(items, key=lambda item: item[ident]), key=key, reverse=inverse)
 
 
 def _cluster_lines(status: dict[str, Any], size: Any) -> str:
@@ -123,18 +186,21 @@ def _mds_table(mds: list[dict[str, Any]], size: Any) -> str:
             "M" if m["leader"] else "",
             m["id"],
             m["state"],
+            f"{m['commit_time_percent']:.1f}%" if "commit_time_percent" in m else "-",
+            f"{m['commits_s']:.1f}/s" if "commits_s" in m else "-",
             f"{m.get('cpu_percent', 0):.1f}%",
             size(m.get("rss_bytes", 0)),
             format_duration(m["uptime_s"]) if "uptime_s" in m else "-",
             m.get("applied_revision", "-"),
             _host(m.get("host"), m["address"]),
         )
-        for m in sorted(mds, key=lambda m: m["id"])
+        for m in mds
     ]
-    return table(("", "MDSID", "STATUS", "%CPU", "MEM", "UPTIME", "REVISION", "HOST"), rows, left=(0, 2, 7))
+    header = ("", "MDSID", "STATUS", "%CTIME", "COMMITS", "%CPU", "MEM", "UPTIME", "REVISION", "HOST")
+    return table(header, rows, left=(0, 2, 9))
 
 
-def _cs_table(cs: list[dict[str, Any]], size: Any) -> str:
+def _cs_table(cs: list[dict[str, Any]], size: Any, columns: tuple[str, ...] | None) -> str:
     if not cs:
         return "No chunk server yet."
     rows = [
@@ -145,6 +211,7 @@ def _cs_table(cs: list[dict[str, Any]], size: Any) -> str:
             f"{size(c['free_bytes'])}/{size(c.get('avail_bytes', c['free_bytes']))}",
             c["replicas"],
             c.get("unique", 0),
+            f"{c['io_wait_percent']:.0f}%" if c.get("io_wait_percent") is not None else "-",
             f"{c.get('io_lat_avg_ms', 0):.3g}/{c.get('io_lat_max_ms', 0):.3g}",
             c.get("queue_depth", 0),
             f"{c.get('journal_full_percent', 0):.0f}%",
@@ -152,7 +219,7 @@ def _cs_table(cs: list[dict[str, Any]], size: Any) -> str:
             c["tier"],
             _host(c.get("host"), c["address"]),
         )
-        for c in sorted(cs, key=lambda c: c["id"])
+        for c in cs
     ]
     header = (
         "CSID",
@@ -161,6 +228,7 @@ def _cs_table(cs: list[dict[str, Any]], size: Any) -> str:
         "FREE/AVAIL",
         "REPLICAS",
         "UNIQUE",
+        "IOWAIT",
         "IOLAT(ms)",
         "QDEPTH",
         "JRN_FULL",
@@ -168,7 +236,10 @@ def _cs_table(cs: list[dict[str, Any]], size: Any) -> str:
         "TIER",
         "HOST",
     )
-    return table(header, rows, left=(1, 9, 11))
+    at = [header.index(name) for name in columns or header]
+    shown = [tuple(row[i] for i in at) for row in rows]
+    left = [n for n, i in enumerate(at) if header[i] in ("STATUS", "FLAGS", "HOST")]
+    return table([header[i] for i in at], shown, left=left)
 
 
 def _clients_table(clients: list[dict[str, Any]]) -> str:
@@ -186,7 +257,7 @@ def _clients_table(clients: list[dict[str, Any]]) -> str:
         )
         for c in clients
     ]
-    return table(("CLID", "LEASES", "OPEN", "WRITING", "PID", "NAME", "HOST"), sorted(rows), left=(5, 6))
+    return table(("CLID", "LEASES", "OPEN", "WRITING", "PID", "NAME", "HOST"), rows, left=(5, 6))
 
 
 def _host(host: str | None, address: str) -> str:

@@ -40,7 +40,8 @@ class Presence:
         ] = {}  # revision of the leader at a standby's last report: the next one must have reached it
         self._in_step: dict[int, bool] = {}
         self._loop = asyncio.get_running_loop()
-        self._commits = (self._loop.time(), 0, 0.0)  # when sampled, commits then, per second before
+        self._commits = (self._loop.time(), 0, 0)  # when sampled; commits and microseconds in them until then
+        self._commit_rates = (0.0, 0.0)  # per second, percent of the time
 
     def report(self) -> m.MdsReport:
         """About this MDS."""
@@ -110,15 +111,22 @@ class Presence:
                     "applied_revision": term.revision if own and term else report.applied_revision,
                 }
             if own:
-                item |= {"uptime_s": self._usage.uptime_s(), "commits_s": self._commits_per_s(term)}
+                commits_s, commit_percent = self._sample_commits(term)
+                item |= {
+                    "uptime_s": self._usage.uptime_s(),
+                    "commits_s": commits_s,
+                    "commit_time_percent": commit_percent,
+                }
             found.append(item)
         return found
 
-    def _commits_per_s(self, term: Term | None) -> float:
-        count = term.counters["commits"] if term is not None else 0
-        sampled, before, rate = self._commits
+    def _sample_commits(self, term: Term | None) -> tuple[float, float]:
+        """(commits per second, percent of the time in which a commit was under way) over the last second or more."""
+        count, spent_us = (term.counters["commits"], term.counters["commit_us"]) if term is not None else (0, 0)
+        sampled, count_before, spent_before = self._commits
         elapsed = self._loop.time() - sampled
         if elapsed >= 1.0:
-            rate = round(max(count - before, 0) / elapsed, 1)
-            self._commits = (self._loop.time(), count, rate)
-        return rate
+            self._commits = (self._loop.time(), count, spent_us)
+            percent = min(100.0, max(spent_us - spent_before, 0) / (1e4 * elapsed))
+            self._commit_rates = (round(max(count - count_before, 0) / elapsed, 1), round(percent, 1))
+        return self._commit_rates

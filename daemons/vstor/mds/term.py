@@ -245,6 +245,7 @@ class Term:
             self.revision = await self.leadership.commit(self.seq, os.urandom(BATCH_ID_BYTES), part)
             self.seq += 1
         self.counters["commits"] += 1
+        self.counters["commit_us"] += round((asyncio.get_running_loop().time() - started) * 1e6)
         self.counters["mutations"] += len(merged)
         self.commit_ms_max = max(self.commit_ms_max, (asyncio.get_running_loop().time() - started) * 1000)
         for entry in entries:  # what these cause queues up behind them

@@ -41,6 +41,7 @@ class Live:
     io_lat_max_ms: float = 0.0
     queue_depth: int = 0
     journal_full_percent: float = 0.0
+    io_wait_percent: float = -1.0
     scrub_chunks: int = 0
     scrub_last_ms: int = 0
     bytes_read: int = 0
@@ -219,7 +220,7 @@ class Servers:
         )
         live.bytes_read, live.bytes_written = body.bytes_read, body.bytes_written
         live.scrub_chunks, live.scrub_last_ms = body.scrub_chunks, body.scrub_last_ms
-        live.journal_full_percent = body.journal_full_percent
+        live.journal_full_percent, live.io_wait_percent = body.journal_full_percent, body.io_wait_percent
         live.allocated = 0
 
     def auth_mode(self, s: Step) -> int:

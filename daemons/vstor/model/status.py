@@ -154,6 +154,7 @@ def _server(s: Step, cs_id: int) -> dict[str, Any]:
         "io_lat_max_ms": live.io_lat_max_ms,
         "queue_depth": live.queue_depth,
         "journal_full_percent": live.journal_full_percent,
+        "io_wait_percent": live.io_wait_percent if live.io_wait_percent >= 0 else None,
         "scrub_chunks": live.scrub_chunks,
         "scrub_last_ms": live.scrub_last_ms,
         "read_bytes_s": round(live.read_bytes_s),

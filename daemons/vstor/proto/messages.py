@@ -577,6 +577,7 @@ class CsHeartbeat(_Body, tag=84):
     scrub_chunks: int = 0
     scrub_last_ms: int = 0
     journal_full_percent: float = 0.0
+    io_wait_percent: float = -1.0  # of the time, in which its disk had I/O in flight; below 0: not known
 
 
 class CsHeartbeatReply(_Body, tag=85):

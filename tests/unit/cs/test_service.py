@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from vstor.cs import stats
 from vstor.cs.rate import BURST_S, RateLimit
 from vstor.cs.service import INVENTORY_ENTRY, INVENTORY_PAGE, clock_offset, inventory_pages, lease_until
@@ -87,3 +89,16 @@ async def test_rate_limit_paces() -> None:
     assert abs(now - (10 - BURST_S)) < 0.01
     await RateLimit(0, lambda: now, sleep).take(1 << 40)
     assert abs(now - (10 - BURST_S)) < 0.01
+
+
+def test_disk_busy_is_a_figure_of_the_kernel(tmp_path: Path) -> None:
+    assert stats.busy_percent(500, 1.0) == 50.0
+    assert stats.busy_percent(5000, 1.0) == 100.0
+    assert stats.busy_percent(1, 0.0) < 0
+    busy = stats.DiskBusy(tmp_path)
+    busy._file = tmp_path / "stat"
+    assert busy.sample(1.0) < 0, "no such device"
+    busy._file.write_text("1 2 3 4 5 6 7 8 9 1000 11 12\n")
+    assert busy.sample(10.0) < 0, "nothing to compare with"
+    busy._file.write_text("1 2 3 4 5 6 7 8 9 1250 11 12\n")
+    assert busy.sample(11.0) == 25.0
