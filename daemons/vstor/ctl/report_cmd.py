@@ -84,9 +84,9 @@ def _tail(path: Path, limit_bytes: int) -> bytes:
 
 
 def _system() -> dict[str, Any]:
-    places = {
-        str(p): p for p in (paths.state_dir(), paths.log_dir(), *(Path(s.path) for s in registry.list_services()))
-    }
+    # Not of mounts: while their cluster is down they do not answer, and that is when reports are wanted.
+    stores = [Path(s.path) for s in registry.list_services() if s.kind != "mount"]
+    places = {str(p): p for p in (paths.state_dir(), paths.log_dir(), *stores)}
     space = {}
     for name, place in places.items():
         if place.is_dir():

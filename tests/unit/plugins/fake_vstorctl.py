@@ -74,6 +74,8 @@ def act(state: dict[str, Any], cluster: str, verb: str, argv: list[str]) -> Any:
         else:
             state["services"] = [item for item in state["services"] if item["kind"] != "mount"]
         return {"changed": True}
+    if verb == "report":
+        return {"path": value_after(argv, "-o")}
     if verb == "maintenance":
         for item in state["status"]["cs"]:
             if str(item["id"]) == argv[1]:

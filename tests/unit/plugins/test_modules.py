@@ -277,3 +277,12 @@ def test_a_wrong_password_is_told_before_it_is_needed(host: Host, code: int, fai
 def test_clocks_are_compared(host: Host) -> None:
     assert host.run("vstor_info", controller_time_s=time.time() - 100)["clock_ahead_s"] > 99
     assert "clock_ahead_s" not in host.run("vstor_info")
+
+
+def test_report(host: Host) -> None:
+    assert host.run("vstor_report", check=True, path="/root/r.tar.gz")["changed"] is True
+    assert host.calls == []
+    assert host.run("vstor_report", path="/root/r.tar.gz")["path"] == "/root/r.tar.gz"
+    assert host.calls == [("report", ["-o", "/root/r.tar.gz"])]
+    host.update(fail={"report": [6, "cannot write /root/r.tar.gz"]})
+    assert "cannot write" in host.run("vstor_report", path="/root/r.tar.gz")["msg"]

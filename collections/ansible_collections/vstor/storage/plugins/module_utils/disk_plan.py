@@ -369,26 +369,21 @@ def permission_refusals(rows, policy):
 
 def table(rows):
     """The plan as lines of text."""
-    head = ("DISK", "DEVICE", "SIZE", "KIND", "MODEL", "SERIAL", "USE", "PATH", "WHAT HAPPENS")
+    head = ("DISK", "SIZE", "KIND", "USE", "DEVICE", "MODEL", "SERIAL", "WHAT HAPPENS")
     lines = [head]
     for row in rows:
-        told = row["state"] if not row["reasons"] else "%s: %s" % (row["state"], "; ".join(row["reasons"]))
-        use = "journal" if row["use"] == "journal" else "cs, tier %s" % row["tier"]
+        told = row["state"] if row["state"] == SKIPPED else "%s, %s" % (row["state"], row["path"])
         lines.append(
             (
-                row["id"],
-                row["device"],
+                os.path.basename(row["id"]),
                 show_size(row["size_bytes"]),
                 "rotating" if row["rotational"] else "ssd",
+                "journal" if row["use"] == "journal" else "cs, tier %s" % row["tier"],
+                row["device"],
                 row["model"] or "-",
                 row["serial"] or "-",
-                use,
-                row["path"],
-                told,
+                told if not row["reasons"] else "%s: %s" % (row["state"], "; ".join(row["reasons"])),
             )
         )
     widths = [max(len(line[column]) for line in lines) for column in range(len(head) - 1)]
-    return [
-        "  ".join([*(word.ljust(width) for word, width in zip(line, widths, strict=False)), line[-1]]).rstrip()
-        for line in lines
-    ]
+    return ["  ".join([*map(str.ljust, line, widths), line[-1]]) for line in lines]
