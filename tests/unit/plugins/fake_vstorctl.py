@@ -74,6 +74,10 @@ def act(state: dict[str, Any], cluster: str, verb: str, argv: list[str]) -> Any:
         else:
             state["services"] = [item for item in state["services"] if item["kind"] != "mount"]
         return {"changed": True}
+    if verb == "backup":
+        return {"path": argv[0]}
+    if verb == "restore":
+        return add(state, "mds", value_after(argv, "-r"))
     if verb == "report":
         return {"path": value_after(argv, "-o")}
     if verb == "maintenance":

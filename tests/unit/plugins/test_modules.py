@@ -52,6 +52,11 @@ CASES: list[tuple[str, dict[str, Any], list[tuple[str, list[str]]]]] = [
     ("vstor_mount", {"path": "/mnt/v/", "options": ["ro", "nodev"]}, [("mount", ["/mnt/v", "-o", "ro,nodev"])]),
     ("vstor_mount", {"path": "/mnt/v"}, [("mount", ["/mnt/v"])]),
     (
+        "vstor_backup",
+        {"state": "restored", "path": "/root/b", "address": "10.0.0.1:2510", "repository": "/d/new"},
+        [("restore", ["/root/b", "-a", "10.0.0.1:2510", "-r", "/d/new"])],
+    ),
+    (
         "vstor_attr",
         {"attributes": {"replicas": "3:2", "tier": 0}},
         [("set-attr", ["-p", "/", "replicas=3:2", "tier=0"])],
@@ -286,3 +291,14 @@ def test_report(host: Host) -> None:
     assert host.calls == [("report", ["-o", "/root/r.tar.gz"])]
     host.update(fail={"report": [6, "cannot write /root/r.tar.gz"]})
     assert "cannot write" in host.run("vstor_report", path="/root/r.tar.gz")["msg"]
+
+
+def test_backup(host: Host) -> None:
+    host.authenticate()
+    assert host.run("vstor_backup", check=True, path="/root/b")["changed"] is True
+    assert host.calls == []
+    assert host.run("vstor_backup", path="/root/b")["changed"] is True
+    assert host.calls == [("backup", ["/root/b"])]
+    host.update(fail={"restore": [9, "MDS#1 answers: the cluster is there"]})
+    done = host.run("vstor_backup", state="restored", path="/root/b", address="10.0.0.1", repository="/d/new")
+    assert "MDS#1 answers" in done["msg"]
