@@ -52,6 +52,12 @@ def mds_reasons(servers, expected, lag_max):
     found = ["MDS#%s is %s" % (mds["id"], mds["state"]) for mds in servers if mds["state"] != "avail"]
     if expected and len(servers) != expected:
         found.append("%d of %d MDSs are known" % (len(servers), expected))
+    for mds in servers:
+        member = mds.get("etcd")
+        if member and not member["in_step"]:
+            found.append(
+                "the etcd member of MDS#%s %s" % (mds["id"], "is behind" if member["alive"] else "does not answer")
+            )
     leaders = [mds for mds in servers if mds["leader"]]
     if len(leaders) != 1:
         found.append("no MDS leads" if not leaders else "several MDSs say that they lead")
@@ -59,8 +65,8 @@ def mds_reasons(servers, expected, lag_max):
     newest = leaders[0].get("applied_revision", 0)
     for mds in servers:
         behind = newest - mds.get("applied_revision", newest)
-        if mds["state"] == "avail" and behind > lag_max:
-            found.append("MDS#%s is %d revisions behind" % (mds["id"], behind))
+        if mds["state"] == "avail" and (not mds.get("in_step", True) or behind > lag_max):
+            found.append("MDS#%s has not caught up (%d revisions behind)" % (mds["id"], behind))
     return found
 
 
