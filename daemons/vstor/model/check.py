@@ -130,8 +130,12 @@ def _entries(state: State, names: Names) -> Iterator[Finding]:
             shown = f"{names.path(parent).rstrip('/')}/{name.decode('utf-8', 'backslashreplace')}"
             if inode is None:
                 text = f"{shown} names inode {entry.ino}, which does not exist"
-                gone = (keys.dentry(parent, name), None)
-                yield Finding(ERROR, "dangling-name", (parent, name.hex()), text, (gone,))
+                # Where more is left of the inode than its name, somebody may want to put it together again.
+                bare = entry.ino not in state.extents and entry.ino not in state.xattrs
+                gone = ((keys.dentry(parent, name), None),) if bare else ()
+                yield Finding(
+                    ERROR, "dangling-name", (parent, name.hex()), text if bare else f"{text}; restore a backup", gone
+                )
                 continue
             if entry.type != stat.S_IFMT(inode.mode) >> 12:
                 text = f"{shown} says type {entry.type:#o}, its inode {stat.S_IFMT(inode.mode) >> 12:#o}"
@@ -237,7 +241,8 @@ def _attached(state: State, names: Names) -> Iterator[Finding]:
             yield Finding(ERROR, "wrong-orphan", (ino,), text, ((keys.orphan(ino), None),))
     for ino, attributes in state.xattrs.items():
         if ino not in state.inodes:
-            gone = tuple((keys.xattr(ino, name), None) for name in attributes)
+            bare = ino not in state.extents and not names.of.get(ino)
+            gone = tuple((keys.xattr(ino, name), None) for name in attributes) if bare else ()
             text = f"{len(attributes)} extended attributes of inode {ino}, which does not exist"
             yield Finding(ERROR, "xattr-without-inode", (ino,), text, gone)
     for session, inodes in state.writers.items():
@@ -253,9 +258,8 @@ def _maps(state: State, names: Names) -> Iterator[Finding]:
         inode = state.inodes.get(ino)
         chunks = list(state.chunks(ino))
         if inode is None or not stat.S_ISREG(inode.mode):
-            text = f"{len(chunks)} chunks of inode {ino}, which is no file"
-            gone = tuple((keys.extent(ino, number), None) for number in state.extents[ino]) if inode is None else ()
-            yield Finding(ERROR, "chunks-without-file", (ino,), text, gone)
+            text = f"{len(chunks)} chunks of inode {ino}, which is no file; restore a backup"
+            yield Finding(ERROR, "chunks-without-file", (ino,), text)
             continue
         policy, path = unpack_policy(inode.policy), names.path(ino)
         written = sum(not chunk.flags & VOID for _, chunk in chunks)
@@ -382,8 +386,14 @@ def persistent(first: list[Finding], second: list[Finding]) -> list[Finding]:
 def repairs(
     findings: Iterable[Finding], wanted: Callable[[Finding], bool] = lambda f: True
 ) -> dict[bytes, bytes | None]:
-    """Mutations of the findings that can be mended, each record once: what touches a record of an earlier one waits for the next run."""
+    """Mutations of the findings that can be mended, each record once: what touches a record of an earlier one waits for the next run.
+
+    None while a record cannot be read: what looks like a missing inode may be that one.
+    """
+    findings = list(findings)
     chosen: dict[bytes, bytes | None] = {}
+    if any(finding.kind == "damaged-record" for finding in findings):
+        return chosen
     for finding in findings:
         if finding.repair and wanted(finding) and not any(key in chosen for key, _ in finding.repair):
             chosen.update(finding.repair)
