@@ -325,7 +325,7 @@ def make_plan(disks, wishes, policy):
     """
     rows, refusals = [], []
     for wish in wishes:
-        if bool(wish.get("device")) == bool(wish.get("filter")):
+        if bool(wish.get("device")) == (wish.get("filter") is not None):
             refusals.append("%s: give device or filter, one of the two" % {k: v for k, v in wish.items() if v})
     if refusals:
         return rows, refusals
