@@ -88,6 +88,14 @@ repo: packages ## signed apt and yum repository in build/repo, with the key REPO
 	@echo "repo: signed repository in build/repo"
 	@$(PY) packaging/repo.py build/packages build/repo $(REPO_KEY) $(if $(AIRGAP),--with-dependencies)
 
+.PHONY: collection
+collection: $(VENV)/stamp-up ## the Ansible collection vstor.storage, with roles and playbooks, in build/collection
+	@$(PY) packaging/collection.py build/collection && ls build/collection/*.tar.gz
+
+.PHONY: sanity
+sanity: collection $(VENV)/stamp-dev ## ansible-test sanity on the collection; SANITY_ARGS="--test pylint"
+	@$(PY) packaging/sanity.py $(SANITY_ARGS)
+
 .PHONY: gen
 gen: $(VENV)/stamp-up ## code generated from native/wire/protocol.toml
 	@$(PY) native/wire/generate.py
@@ -175,6 +183,7 @@ lint-c: build/stamp-dev
 
 lint-ansible: $(VENV)/stamp-dev
 	@echo "lint: yamllint" && $(BIN)/yamllint --strict .
+	@echo "lint: changelog fragments" && cd collections/ansible_collections/vstor/storage && $(BIN)/antsibull-changelog lint
 	@echo "lint: ansible-lint" && PATH=$(BIN):$$PATH ANSIBLE_CONFIG=$(CURDIR)/ansible.cfg $(BIN)/ansible-lint --offline -q
 	@echo "lint: argument specs and documents of the roles" && $(PY) .make/role_docs.py --check
 	@for f in .make/*.sh .ci/run tests/deployment/*.sh tests/bench/*.sh; do bash -n $$f; done

@@ -286,7 +286,7 @@ def is_busy(node):
 def has_data(node, size_bytes):
     """Either end of the device holds something else than one byte repeated (zeros, or what flash gives when it is empty)."""
     with open(node, "rb", buffering=0) as file:
-        for offset in {0, max(0, size_bytes - EDGE_BYTES)}:
+        for offset in (0, max(0, size_bytes - EDGE_BYTES)):
             file.seek(offset)
             data = file.read(min(EDGE_BYTES, size_bytes))
             if data and data.count(data[0]) != len(data):
