@@ -14,6 +14,7 @@ from vstor.codes_gen import ERRORS, ErrorCode
 from vstor.ctl import (
     attr_cmd,
     auth_cmd,
+    backup_cmd,
     check_cmd,
     config_cmd,
     cs_cmd,
@@ -47,6 +48,7 @@ GROUPS = (
     file_cmd,
     lease_cmd,
     check_cmd,
+    backup_cmd,
     service_cmd,
     report_cmd,
     deploy_cmd,

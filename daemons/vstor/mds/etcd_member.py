@@ -129,6 +129,8 @@ def _start(args: argparse.Namespace) -> int:
             f"{repository.root}: this MDS uses an etcd of the operator ({', '.join(config.etcd_urls)})",
         )
     argv = command(find_binary(), repository, config, args.log_level)
+    if repository.alone_path.exists():
+        argv.append("--force-new-cluster")
     if args.show_config:
         print("\n".join(argv))
         return 0
@@ -175,7 +177,11 @@ def _watch_in_background(readiness: daemon.Readiness, repository: Repository, co
         os.setsid()
         if os.fork() == 0:
             os.environ.pop("NOTIFY_SOCKET", None)  # etcd speaks for itself
-            status = 0 if _wait_until_healthy(etcd_pid, repository, config) and _write_ready(readiness, etcd_pid) else 1
+            status = (
+                0
+                if _wait_until_healthy(etcd_pid, repository, config) and _write_ready(readiness, etcd_pid, repository)
+                else 1
+            )
         else:
             status = 0
     finally:
@@ -206,7 +212,8 @@ def _wait_until_healthy(etcd_pid: int, repository: Repository, config: MdsConfig
     return False
 
 
-def _write_ready(readiness: daemon.Readiness, etcd_pid: int) -> bool:
+def _write_ready(readiness: daemon.Readiness, etcd_pid: int, repository: Repository) -> bool:
+    repository.alone_path.unlink(missing_ok=True)  # it is alone now, and must not be made so again
     readiness.path.parent.mkdir(parents=True, exist_ok=True)
     tmp = readiness.path.with_suffix(".tmp")
     tmp.write_text(f"{etcd_pid}\n")

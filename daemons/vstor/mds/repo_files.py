@@ -5,6 +5,8 @@ tls/                ca.crt mds.crt mds.key       control RPC
 etcd/tls/           ca.crt member.crt member.key etcd peers, server and client
 etcd/data           of the etcd member, when this MDS runs one
 etcd/started        the member has had data: an empty data directory is a loss from now on
+restored.json       0600, the next leader begins with the reconciliation of a restore
+etcd/alone          the member goes on alone at its next start (--force-new-cluster), then removed
 bootstrap.json      0600, secrets of a new cluster until its first start has put them into etcd
 incomplete          while make-mds writes
 lease, lock         of the running daemon
@@ -63,6 +65,14 @@ class Repository:
     @property
     def bootstrap_path(self) -> Path:
         return self.root / "bootstrap.json"
+
+    @property
+    def restored_path(self) -> Path:
+        return self.root / "restored.json"
+
+    @property
+    def alone_path(self) -> Path:
+        return self.root / "etcd" / "alone"
 
     @property
     def incomplete_path(self) -> Path:

@@ -103,18 +103,18 @@ def create_cluster(
     for url in etcd or []:
         parse_endpoint(url)
     repository = Repository(Path(repo).absolute())
-    existing = _existing(repository, cluster, address)
-    if existing is not None:
-        _complete(repository, existing)
-        return _result(repository, existing, False)
+    found = existing(repository, cluster, address)
+    if found is not None:
+        complete(repository, found)
+        return result(repository, found, False)
     _refuse_known_cluster(cluster)
     check_ports_free(address, _ports(address, etcd is None))
     try:
-        _begin(repository)
+        begin(repository)
         made = _write_new(repository, cluster, address, password, etcd, etcd_files, options, ttl_s)
     except OSError as exc:
         raise from_os_error(exc, f"cannot make repository {repository.root}") from exc
-    return _result(repository, made, True)
+    return result(repository, made, True)
 
 
 def _write_new(
@@ -131,12 +131,12 @@ def _write_new(
     ca, ca_key = pki.make_ca(cluster, cluster_id)
     etcd_ca, etcd_ca_key = pki.make_ca(cluster, cluster_id, "ETCD CA")
     csr, key = pki.make_csr(etcd_name(1))
-    _write_tls(repository, ca, pki.issue(ca, ca_key, csr, common=etcd_name(1), role=pki.ROLE_MDS), key)
+    write_tls(repository, ca, pki.issue(ca, ca_key, csr, common=etcd_name(1), role=pki.ROLE_MDS), key)
     if etcd is None:
         member = pki.issue(
             etcd_ca, etcd_ca_key, csr, common=etcd_name(1), role=pki.ROLE_ETCD, addresses=san_addresses(address)
         )
-        _write_etcd_tls(repository, etcd_ca, member, key)
+        write_etcd_tls(repository, etcd_ca, member, key)
     else:
         _copy_etcd_tls(repository, etcd, etcd_files)
     verifier = auth.make_verifier(password)
@@ -163,7 +163,7 @@ def _write_new(
         lease_ttl_s=ttl_s,
     )
     repository.save(made)
-    _complete(repository, made)
+    complete(repository, made)
     return made
 
 
@@ -178,22 +178,22 @@ def join_cluster(
     address = identity.format_address(*identity.parse_address(address))
     who = identity.load_identity(cluster)
     repository = Repository(Path(repo).absolute())
-    existing = _existing(repository, cluster, address)
-    if existing is not None:
-        _complete(repository, existing)
-        return _result(repository, existing, False)
+    found = existing(repository, cluster, address)
+    if found is not None:
+        complete(repository, found)
+        return result(repository, found, False)
     check_ports_free(address, _ports(address, True))
     try:
-        _begin(repository)
+        begin(repository)
         csr, key = pki.make_csr(identity.hostname())
         request = m.MdsJoin(who.host_id, identity.hostname(), address, csr)
         reply = asyncio.run(call_once(cluster, request, bootstrap=bootstrap, deadline_s=JOIN_S_MAX))
         if not isinstance(reply, m.JsonReply):
             raise VstorError(ErrorCode.BAD_REQUEST, "the MDS answered with a message of the wrong kind")
         item = json.loads(reply.json)
-        _write_tls(repository, item["ca"].encode(), item["mds_cert"].encode(), key)
+        write_tls(repository, item["ca"].encode(), item["mds_cert"].encode(), key)
         if item["etcd_cert"]:
-            _write_etcd_tls(repository, item["etcd_ca"].encode(), item["etcd_cert"].encode(), key)
+            write_etcd_tls(repository, item["etcd_ca"].encode(), item["etcd_cert"].encode(), key)
         made = MdsConfig(
             cluster=cluster,
             cluster_id=item["cluster_id"],
@@ -208,10 +208,10 @@ def join_cluster(
         )
         repository.save(made)
         identity.add_to_bs_list(cluster, item["mds_addresses"])
-        _complete(repository, made)
+        complete(repository, made)
     except OSError as exc:
         raise from_os_error(exc, f"cannot make repository {repository.root}") from exc
-    return _result(repository, made, True)
+    return result(repository, made, True)
 
 
 def first_record(config: MdsConfig) -> MdsRecord:
@@ -241,7 +241,7 @@ def _lease_ttl(options: dict[str, str]) -> int:
     return int(text)
 
 
-def _existing(repository: Repository, cluster: str, address: str) -> MdsConfig | None:
+def existing(repository: Repository, cluster: str, address: str) -> MdsConfig | None:
     """The complete repository that is there already, if it is the one wanted. Raises IN_USE, FOREIGN_DATA, DAMAGED."""
     root = repository.root
     if not root.exists():
@@ -282,19 +282,22 @@ def _refuse_known_cluster(cluster: str) -> None:
         raise VstorError(ErrorCode.WRONG_CLUSTER, message)
 
 
-def _begin(repository: Repository) -> None:
+def begin(repository: Repository) -> None:
+    """Make the directory and mark it as ours and incomplete."""
     repository.root.mkdir(mode=0o750, parents=True, exist_ok=True)
     paths.write_atomic(repository.incomplete_path, b"make-mds has not finished; run it again\n")
 
 
-def _write_tls(repository: Repository, ca: bytes, cert: bytes, key: bytes) -> None:
+def write_tls(repository: Repository, ca: bytes, cert: bytes, key: bytes) -> None:
+    """Certificates of the control RPC."""
     cert_path, key_path, ca_path = repository.tls
     paths.write_atomic(key_path, key, 0o600)
     paths.write_atomic(cert_path, cert)
     paths.write_atomic(ca_path, ca)
 
 
-def _write_etcd_tls(repository: Repository, ca: bytes, cert: bytes, key: bytes) -> None:
+def write_etcd_tls(repository: Repository, ca: bytes, cert: bytes, key: bytes) -> None:
+    """Certificates of etcd."""
     tls = repository.etcd_tls
     paths.write_atomic(tls.key, key, 0o600)
     paths.write_atomic(tls.cert, cert)
@@ -312,10 +315,10 @@ def _copy_etcd_tls(repository: Repository, urls: list[str], files: dict[str, str
         ca, cert, key = (Path(files[name]).read_bytes() for name in ETCD_TLS_OPTIONS)
     except OSError as exc:
         raise from_os_error(exc, f"cannot read {exc.filename}") from exc
-    _write_etcd_tls(repository, ca, cert, key)
+    write_etcd_tls(repository, ca, cert, key)
 
 
-def _write_node_identity(cluster: str, ca: bytes, ca_key: bytes) -> None:
+def write_node_identity(cluster: str, ca: bytes, ca_key: bytes) -> None:
     """Who made the cluster is authenticated."""
     ca_path, cert_path, key_path = identity.identity_files(cluster)
     csr, key = pki.make_csr(identity.hostname())
@@ -325,13 +328,13 @@ def _write_node_identity(cluster: str, ca: bytes, ca_key: bytes) -> None:
     paths.write_atomic(ca_path, ca)
 
 
-def _complete(repository: Repository, config: MdsConfig) -> None:
+def complete(repository: Repository, config: MdsConfig) -> None:
     """What lies outside of the repository: certificate of this node, registry of services, bs.list; the same again writes nothing."""
     cluster = config.cluster
     if not identity.identity_files(cluster)[0].exists():
         waiting = repository.load_bootstrap()
         if waiting is not None:
-            _write_node_identity(cluster, waiting[1]["ca_cert"], waiting[1]["ca_key"])
+            write_node_identity(cluster, waiting[1]["ca_cert"], waiting[1]["ca_key"])
     if config.managed_etcd:
         services.register(cluster, "etcd", config.mds_id, str(repository.root))
     services.register(cluster, "mds", config.mds_id, str(repository.root))
@@ -340,7 +343,8 @@ def _complete(repository: Repository, config: MdsConfig) -> None:
         os.unlink(repository.incomplete_path)
 
 
-def _result(repository: Repository, config: MdsConfig, changed: bool) -> dict[str, Any]:
+def result(repository: Repository, config: MdsConfig, changed: bool) -> dict[str, Any]:
+    """What make-mds tells."""
     return {
         "cluster": config.cluster,
         "cluster_id": config.cluster_id,

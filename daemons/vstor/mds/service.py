@@ -17,6 +17,7 @@ import secrets
 import ssl
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 from vstor import clock
@@ -32,7 +33,8 @@ from vstor.mds.repo_files import MdsConfig, Repository
 from vstor.mds.repository import etcd_url, first_record
 from vstor.mds.term import ClusterClock, Peer, Term
 from vstor.meta.etcd import EtcdStore
-from vstor.meta.store import Fenced, HistoryLost, Leader, Leadership, Snapshot, Store, StoreUnavailable
+from vstor.meta.store import BATCH_ID_BYTES, Fenced, HistoryLost, Leader, Leadership, Snapshot, Store, StoreUnavailable
+from vstor.model import restored
 from vstor.model.bootstrap import initial_mutations
 from vstor.model.core import Core
 from vstor.model.outcome import Ctx
@@ -50,6 +52,7 @@ RETRY_S_MIN, RETRY_S_MAX = 0.1, 2.0
 FIRST_LOAD_S_MAX = 45.0  # without etcd the daemon ends after it
 DRAIN_S_MAX = 5.0
 TAKE_OVER_MS_MAX = 120_000
+RESTORE_BATCH = 500
 BATCH_ID = b"vstor bootstrap\0"
 
 
@@ -273,9 +276,12 @@ class MdsService:
         if seq == 0:
             seq = await self._bootstrap(leadership, state, members)
         self.repository.bootstrap_path.unlink(missing_ok=True)
+        if self.repository.restored_path.exists():
+            seq = await self._after_restore(leadership, seq, state, members)
         now_ms = ClusterClock()
         leadership.beat(TAKE_OVER_MS_MAX)  # the core looks at everything once, without a pause
-        core = Core(state, epoch=leadership.epoch, seed=secrets.randbits(63), now_ms=now_ms())
+        base = state.cluster.epoch_base if state.cluster is not None else 0
+        core = Core(state, epoch=leadership.epoch + base, seed=secrets.randbits(63), now_ms=now_ms())
         term = Term(core, leadership, seq, now_ms)
         self.ops = ClusterOps(self.config, self.store, members, state.secrets, term)
         self._learn(state, members)
@@ -315,6 +321,21 @@ class MdsService:
         members.apply(mutations)
         log.info("cluster created id=%s", self.config.cluster_id)
         return 1
+
+    async def _after_restore(self, leadership: Leadership, seq: int, state: State, members: Members) -> int:
+        """The first transactions after a restore (model/restored.py): this MDS is the only one. The chain's number afterwards."""
+        own = first_record(self.config)
+        gone = [encode(replace(r, removed=True)) for r in members.active() if r.mds_id != own.mds_id]
+        todo = [*gone, encode(own), *restored.mutations(state, clock.unix_ms())]
+        for start in range(0, len(todo), RESTORE_BATCH):
+            part = todo[start : start + RESTORE_BATCH]
+            await leadership.commit(seq, secrets.token_bytes(BATCH_ID_BYTES), part)
+            seq += 1
+            state.apply(part)
+            members.apply(part)
+        self.repository.restored_path.unlink()
+        log.warning("metadata were restored: waiting for the chunk servers to tell what they hold")
+        return seq
 
     def _ready(self) -> None:
         if self._on_ready is not None:
@@ -423,7 +444,7 @@ class MdsService:
             self.config.mds_id,
             leads,
             self.control_address if leads else self._leader_address(),
-            self.leader.epoch if self.leader else 0,
+            self.leader.epoch + (self.state.cluster.epoch_base if self.state.cluster else 0) if self.leader else 0,
             now_ms,
             addresses,
         )

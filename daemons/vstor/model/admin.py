@@ -20,6 +20,7 @@ from vstor.proto.messages import (
     CACHE,
     EXCLUSIVE,
     SHARED,
+    BackupDone,
     CsMaintenance,
     FileInfo,
     GetConfig,
@@ -30,6 +31,7 @@ from vstor.proto.messages import (
     ListChunks,
     Ok,
     RemoveCs,
+    RestoreFinish,
     RevokeLeases,
     SetConfig,
     SetPathAttr,
@@ -265,6 +267,23 @@ def tick(s: Step) -> None:
             _set_admin(s, record.cs_id, DROPPED, "info", f"CS#{record.cs_id} was released and is dropped")
             s.core.servers.live[record.cs_id].activity = DROPPED
             s.core.servers.live[record.cs_id].conn_id = 0
+
+
+# --- backup and restore ----------------------------------------------------------------------------------------------
+
+
+def backup_done(s: Step, body: BackupDone) -> Ok:
+    """Somebody has taken a backup: remember when."""
+    cluster = s.state.cluster
+    assert cluster is not None
+    s.tx.put_cluster(msgspec.structs.replace(cluster, backup_ms=s.now_ms))
+    s.event("info", f"A backup of the metadata was taken, {body.size_bytes} bytes at revision {body.revision}")
+    return Ok()
+
+
+def restore_finish(s: Step, body: RestoreFinish) -> Ok:
+    """Do not wait for the servers that are missing."""
+    return s.core.restored.finish(s, body)
 
 
 # --- leases ----------------------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from vstor.model.orders import OrderBook
 from vstor.model.outcome import Ctx, Outcome
 from vstor.model.recovery import Recovery
 from vstor.model.repairs import Repairs
+from vstor.model.restored import Restored
 from vstor.model.secrets import Keyring
 from vstor.model.sessions import Sessions
 from vstor.model.state import State
@@ -72,6 +73,7 @@ class Core:
         self.garbage = Garbage()
         self.recovery = Recovery()
         self.repairs = Repairs()
+        self.restored = Restored(state)
         self.lost: deque[tuple[int, int]] = deque()  # (chunk id, cs id): a replica in the map that is not there
         self.lower: deque[tuple[int, int]] = deque()  # ... that missed an OrderSetVersion
         self.higher: deque[tuple[int, int, int]] = deque()  # ... and its version, above the map's
@@ -83,11 +85,11 @@ class Core:
         for inos in list(state.writers.values()):
             for ino in inos:
                 self.maps.writing(ino, known=False)
-        self._fence_abandoned(now_ms)
+        if not self.restored.active:  # a raise now could make a stale replica look like the newest
+            self.fence_abandoned(Step(self, _INTERNAL, 0, now_ms))
 
-    def _fence_abandoned(self, now_ms: int) -> None:
-        """Writers without a session: the leader before did not finish fencing."""
-        step = Step(self, _INTERNAL, 0, now_ms)
+    def fence_abandoned(self, step: Step) -> None:
+        """Writers without a session: the leader before did not finish fencing, or the metadata were restored."""
         for session_id, inos in list(self.state.writers.items()):
             if session_id not in self.state.sessions:
                 for ino in inos:
@@ -118,7 +120,7 @@ class Core:
             raise VstorError(ErrorCode.DENIED, f"{kind.__name__} is not for role {ctx.role}")
         s = Step(self, ctx, request_id, now_ms)
         try:
-            if self.sessions.in_grace and kind not in GRACE_FREE:
+            if (self.sessions.in_grace or self.restored.active) and kind not in GRACE_FREE:
                 raise Parked(("grace",))
             kept = self._repeated(s, ack, body)
             s.out.reply = kept if kept is not None else handler(s, body)
@@ -216,6 +218,9 @@ class Core:
         csops.tick(s)
         self.orders.tick(s, self.servers.is_connected)
         self.versions.tick(s)
+        if self.restored.active:
+            self.restored.tick(s)
+            return self._finish(s)
         self.fences.tick(s)
         self.tracker.tick(now_ms)
         self.recovery.tick(s)

@@ -6,7 +6,7 @@ import struct
 
 from vstor.codes_gen import ErrorCode
 from vstor.errors import VstorError
-from vstor.model import versions
+from vstor.model import restored, versions
 from vstor.model.chunkservers import ACTIVE, DROPPED, ERROR_FLAGS, INACTIVE, OFFLINE, Live
 from vstor.model.files import policy
 from vstor.model.records import VOID, Cs
@@ -48,7 +48,7 @@ def create(s: Step, body: CsCreate) -> CsCreated:
 
 def register(s: Step, body: CsRegister) -> CsRegistered:
     """A running server connects. After a restart it may lack writes that were not flushed: it leaves the maps of chunks open for writing first."""
-    record = s.state.servers.get(body.cs_id)
+    record = s.state.servers.get(body.cs_id) or _adopt(s, body)
     if record is None:
         raise VstorError(ErrorCode.NOT_MDS, f"no chunk server CS#{body.cs_id} in this cluster")
     if record.admin == DROPPED:
@@ -82,6 +82,17 @@ def register(s: Step, body: CsRegister) -> CsRegistered:
     )
 
 
+def _adopt(s: Step, body: CsRegister) -> Cs | None:
+    """A server of this cluster that was made after the backup its metadata come from."""
+    if not restored.adoptable(s.state, body.cs_id):
+        return None
+    record = Cs(body.cs_id, body.host_id, body.hostname, restored.adopted_tier(body), body.path, s.now_ms)
+    s.tx.add_server(record)
+    s.core.servers.add(record, s.now_ms)
+    s.event("warn", f"CS#{body.cs_id} ({body.hostname}) was made after the backup and is taken in again", "CS")
+    return record
+
+
 def _config_for_cs(s: Step) -> dict[str, str]:
     return {
         name: value for name, value in s.core.config.all().items() if name.startswith(("cs.", "data.", "mds.alloc."))
@@ -103,6 +114,8 @@ def _update_record(s: Step, record: Cs, body: CsRegister) -> None:
 
 def _leave_open_chunks(s: Step, cs_id: int, *, keep_minimum: bool) -> None:
     """Take the server out of chunks that may be written now. Parks (progress kept) when there are very many and it is a registration."""
+    if s.core.restored.active:
+        return  # what the replicas are worth is decided when all servers have told
     done = 0
     for chunk_id in s.core.maps.open_on(s, cs_id):
         found = versions.locate(s, chunk_id)
@@ -152,9 +165,17 @@ def inventory(s: Step, body: CsInventory) -> Ok:
     if body.last:
         held, live.inventory = live.inventory, None
         written, live.written = live.written, set()
-        _compare(s, body.cs_id, held, written)
+        if s.core.restored.active:
+            s.core.restored.collect(body.cs_id, held)
+        else:
+            _compare(s, body.cs_id, held, written)
         s.core.tracker.server_changed(body.cs_id)
     return Ok()
+
+
+def compare_later(s: Step, cs_id: int, held: dict[int, tuple[int, int]]) -> None:
+    """Compare an inventory that was kept until the metadata were right."""
+    _compare(s, cs_id, held, set())
 
 
 def _compare(s: Step, cs_id: int, held: dict[int, tuple[int, int]], written: set[int]) -> None:
@@ -162,7 +183,12 @@ def _compare(s: Step, cs_id: int, held: dict[int, tuple[int, int]], written: set
     for chunk_id, (version, flags) in held.items():
         found = s.state.chunk_by_id(chunk_id)
         if found is None:
-            if chunk_id < s.state.counters.get("chunk", 0):
+            if s.core.restored.keeps(chunk_id):
+                s.core.servers.once(
+                    s, f"unknown {cs_id}", "warn",
+                    f"CS#{cs_id} holds chunk {chunk_id} (and perhaps more) made after the backup the metadata come from; it is kept",
+                )  # fmt: skip
+            elif chunk_id < s.state.counters.get("chunk", 0):
                 s.core.garbage.add(chunk_id, (cs_id,))
             continue
         chunk = found[2]
@@ -249,7 +275,8 @@ def tick(s: Step) -> None:
                 s.event("warn", f"CS#{live.cs_id} ({record.hostname}) is offline", "CS")
             _health_event(s)
             s.core.tracker.server_changed(live.cs_id)
-    _work_off(s)
+    if not s.core.restored.active:
+        _work_off(s)
 
 
 def _became_inactive(s: Step, live: Live) -> None:

@@ -59,9 +59,12 @@ HANDLERS: dict[type, Callable[..., Any]] = {
     m.GetLeases: admin.get_leases,
     m.RevokeLeases: admin.revoke_leases,
     m.ListChunks: admin.list_chunks,
+    m.BackupDone: admin.backup_done,
+    m.RestoreFinish: admin.restore_finish,
 }
 
 _CS = ("cs",)
+_CTL = ("ctl",)
 ROLES: dict[type, tuple[str, ...]] = {
     m.CsCreate: ("cs", "ctl"),
     m.CsRegister: _CS,
@@ -69,6 +72,8 @@ ROLES: dict[type, tuple[str, ...]] = {
     m.CsInventory: _CS,
     m.CsReport: _CS,
     m.CsOrderDone: _CS,
+    m.BackupDone: _CTL,
+    m.RestoreFinish: _CTL,
 }
 
 # Changes: the outcome is kept in the session record, in the same commit, until the client acknowledges it.
@@ -83,5 +88,5 @@ GRACE_FREE = frozenset({
     m.SessionOpen, m.SessionRenew, m.SessionResume, m.SessionClose, m.InvalidateDone, m.Commit, m.LeaseRelease, m.GetMap,
     m.ReplicaFailed, m.BadBlock, m.GetCsAccess, m.LockGet, m.LockCancel, m.StatFs, m.CsCreate, m.CsRegister, m.CsHeartbeat,
     m.CsInventory, m.CsReport, m.CsOrderDone, m.GetStatus, m.GetEvents, m.GetConfig, m.SetConfig, m.GetPathAttr, m.FileInfo,
-    m.RemoveCs, m.CsMaintenance, m.GetLeases, m.ListChunks,
+    m.RemoveCs, m.CsMaintenance, m.GetLeases, m.ListChunks, m.BackupDone, m.RestoreFinish,
 })  # fmt: skip

@@ -106,6 +106,13 @@ class Cluster(Record):
     created_ms: int
     ticket_key_id: int = 1
     ticket_key_ms: int = 0  # when this key became the newest
+    epoch_base: int = (
+        0  # added to the create revision of the leader key: a restored etcd counts from lower revisions again
+    )
+    restored_ms: int = 0  # when a restore began that is not reconciled yet (restored.py); 0: none
+    unknown_from: int = 0  # chunk ids from here ...
+    unknown_to: int = 0  # ... to below here may be of chunks made after the backup
+    backup_ms: int = 0  # when the last backup was taken
 
 
 class Blob(Record):

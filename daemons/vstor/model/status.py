@@ -91,6 +91,8 @@ def build(s: Step) -> dict[str, Any]:
             "time_ms": s.now_ms,
             "epoch": s.core.epoch,
             "grace": s.core.sessions.in_grace,
+            "last_backup_ms": s.state.cluster.backup_ms,
+            "restore": {"waiting_for": s.core.restored.waiting_for(s)} if s.core.restored.active else None,
             "replicas": f"{root.normal}:{root.minimum}",
         },
         "mds": [],

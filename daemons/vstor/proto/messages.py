@@ -795,6 +795,17 @@ class CsMaintenance(_Body, tag=125):
     dry_run: bool = False
 
 
+class BackupDone(_Body, tag=126):
+    """vstorctl backup has written a file: the time is remembered, an event tells of it."""
+
+    revision: int
+    size_bytes: int
+
+
+class RestoreFinish(_Body, tag=127):
+    """After a restore: go on without the chunk servers that have not come back (model/restored.py)."""
+
+
 RequestBody = Union[
     Hello, AuthStart, AuthExchange, AuthFinish,
     SessionOpen, SessionRenew, SessionResume, SessionClose,
@@ -804,7 +815,7 @@ RequestBody = Union[
     InvalidateDone,
     CsCreate, CsRegister, CsHeartbeat, CsInventory, CsReport, CsOrderDone,
     GetStatus, GetEvents, GetConfig, SetConfig, GetPathAttr, SetPathAttr, FileInfo, RemoveCs, RemoveMds,
-    GetLeases, RevokeLeases, ListChunks, MdsJoin, MdsReport, CsMaintenance,
+    GetLeases, RevokeLeases, ListChunks, MdsJoin, MdsReport, CsMaintenance, BackupDone, RestoreFinish,
 ]  # fmt: skip
 ReplyBody = Union[
     HelloReply, AuthParams, AuthChallenge, AuthCertificate, SessionReply, Renewed,

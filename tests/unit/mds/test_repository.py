@@ -76,7 +76,7 @@ def test_create_and_again(tmp_path: Path, etc: Path, address: str) -> None:
 
 def test_interrupted_runs_converge(tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     repo = tmp_path / "repo"
-    for broken in ("_write_tls", "_write_etcd_tls", "_complete"):
+    for broken in ("write_tls", "write_etcd_tls", "complete"):
         with monkeypatch.context() as patch:
             patch.setattr(repository, broken, lambda *args: (_ for _ in ()).throw(KeyboardInterrupt()))
             with pytest.raises(KeyboardInterrupt):
