@@ -102,6 +102,12 @@ static void run_new(struct vst_cl *cl, struct cmd *c)
 	cl_cmd_done(c, 0);
 }
 
+/* The end of the chunk that `size` lies in; 0 and borders are ends themselves. */
+static uint64_t chunk_border(const struct vst_file *f, uint64_t size)
+{
+	return (size + f->chunk_bytes - 1) / f->chunk_bytes * f->chunk_bytes;
+}
+
 vst_file *vst_file_new(vst_cl *cl, uint64_t ino, uint32_t chunk_bytes, uint64_t size)
 {
 	struct cmd *c;
@@ -123,6 +129,7 @@ vst_file *vst_file_new(vst_cl *cl, uint64_t ino, uint32_t chunk_bytes, uint64_t 
 	f->chunk_bytes = chunk_bytes;
 	atomic_store(&f->size, size);
 	f->append_end = size;
+	f->tail_end = chunk_border(f, size);
 	list_init(&f->link);
 	list_init(&f->idle);
 	list_init(&f->dirty);
@@ -403,7 +410,8 @@ static void run_set_size(struct vst_cl *cl, struct cmd *c)
 {
 	(void)cl;
 	atomic_store(&c->f->size, c->a);
-	c->f->append_end = c->a;
+	req_append_end(c->f);
+	c->f->tail_end = chunk_border(c->f, c->a);
 	if (c->f->dirty_end > c->a)
 		c->f->dirty_end = c->a;
 	cl_cmd_done(c, 0);

@@ -232,6 +232,9 @@ struct vst_file {
 	uint32_t chunk_bytes;
 	_Atomic uint64_t size;
 	uint64_t append_end; /* size and all writes under way: where an append goes */
+	uint64_t tail_end; /* up to here, the end of a chunk, there may be data of a writer that died behind append_end
+			    */
+	int tail_error; /* > 0: clearing it failed */
 	struct chunk **table;
 	uint32_t table_size, nchunks;
 	struct link dirty, first;
@@ -263,7 +266,7 @@ struct vst_file {
 
 /* --- requests ---------------------------------------------------------------------------------------------- */
 enum { OP_FLUSH = 5 }; /* after vst_io_op: waits for earlier writes */
-enum done_kind { DONE_EVENT, DONE_WAITER, DONE_FUSE };
+enum done_kind { DONE_EVENT, DONE_WAITER, DONE_FUSE, DONE_TAIL };
 struct waiter {
 	sem_t sem;
 	int64_t result;
@@ -279,7 +282,7 @@ struct req {
 	uint32_t blockers; /* earlier conflicting requests */
 	uint32_t parts, lease_parked;
 	uint64_t lo, hi; /* range locked, whole blocks */
-	bool writes, queued, counted, started;
+	bool writes, queued, counted, started, behind_gap;
 	int error; /* > 0 */
 	uint64_t epoch, seq; /* seq: f->ack_seq a SYNC covers; f->meta_seq a COMMIT covers */
 	uint64_t t0_ns;
@@ -298,6 +301,7 @@ struct req {
 };
 #define REQ_DURABLE 1u
 #define REQ_APPEND 2u
+#define REQ_TAIL 4u /* PUNCH also behind the end of the file */
 
 struct part {
 	uint32_t fail_seq; /* of the chunk when this pass began */
@@ -518,6 +522,7 @@ void req_queue(struct req *r); /* to cl->run_reqs */
 void req_run(struct req *r);
 void req_end_early(struct req *r, int error); /* not yet running */
 void req_committed(struct req *r, int error);
+void req_append_end(struct vst_file *f);
 void req_finish(struct req *r);
 void part_queue(struct part *p); /* to cl->run_parts */
 void part_run(struct part *p);

@@ -4,7 +4,7 @@
 #include "cl_internal.h"
 
 #define POOL_MAX 1024u
-#define IO_FLAGS (REQ_DURABLE | REQ_APPEND)
+#define IO_FLAGS (REQ_DURABLE | REQ_APPEND | REQ_TAIL)
 
 static bool stopping(const struct vst_cl *cl)
 {
@@ -63,6 +63,9 @@ static void deliver(struct req *r, int64_t result)
 	case DONE_FUSE:
 		fuse_complete(r, result);
 		break;
+	case DONE_TAIL:
+		f->tail_error = (int)-result;
+		break;
 	}
 	lease_uncount(r); /* after the answer: DRAINED says that all answers are out */
 	PARK(r, cl, false);
@@ -89,6 +92,25 @@ void req_begin(struct req *r)
 		req_admitted(r);
 }
 
+/* A write behind the end makes what lies between part of the file. In the last chunk that may be data of a writer that
+ * died before it told the size: it is cleared first, in the order of ranges. */
+static int clear_gap(struct req *r)
+{
+	struct vst_file *f = r->f;
+	struct req *tail = req_new(f->cl, f, VST_IO_PUNCH);
+
+	if (!tail)
+		return ENOMEM;
+	tail->off = f->append_end;
+	tail->len = (r->off < f->tail_end ? r->off : f->tail_end) - f->append_end;
+	tail->flags = REQ_TAIL;
+	tail->done_kind = DONE_TAIL;
+	r->behind_gap = true;
+	r->lo = tail->off & ~(uint64_t)(VST_BLOCK_BYTES - 1);
+	req_begin(tail);
+	return 0;
+}
+
 /* It has the lease it needs: fix its range and take its place among the others. */
 void req_admitted(struct req *r)
 {
@@ -109,9 +131,16 @@ void req_admitted(struct req *r)
 		if (r->len > end_max - r->off)
 			r->len = end_max - r->off;
 	}
+	r->lo = r->off & ~(uint64_t)(VST_BLOCK_BYTES - 1);
+	if (r->op == VST_IO_WRITE && r->off > f->append_end && f->append_end < f->tail_end && r->len) {
+		int error = clear_gap(r);
+		if (error) {
+			req_end_early(r, error);
+			return;
+		}
+	}
 	if (r->op == VST_IO_WRITE && r->off + r->len > f->append_end)
 		f->append_end = r->off + r->len;
-	r->lo = r->off & ~(uint64_t)(VST_BLOCK_BYTES - 1);
 	r->hi = (r->off + r->len + VST_BLOCK_BYTES - 1) & ~(uint64_t)(VST_BLOCK_BYTES - 1);
 	range_add(r);
 }
@@ -137,7 +166,9 @@ static void start(struct req *r)
 		 limit = r->op == VST_IO_PUNCH && f->append_end > size ? f->append_end : size;
 
 	r->started = true;
-	if (r->op == VST_IO_READ || r->op == VST_IO_PUNCH)
+	if (r->behind_gap && f->tail_error)
+		r->error = f->tail_error;
+	if (r->op == VST_IO_READ || (r->op == VST_IO_PUNCH && !(r->flags & REQ_TAIL)))
 		r->len = r->off >= limit ? 0 : r->len > limit - r->off ? limit - r->off : r->len;
 	r->next = r->off;
 	if (r->op == VST_IO_SYNC)
@@ -202,8 +233,8 @@ static void written(struct req *r)
 		f->dirty_end = end;
 }
 
-/* A failed write leaves no gap for the next append. */
-static void take_back_append(struct vst_file *f)
+/* Where the next append goes: behind the size and all writes under way. A failed write leaves no gap. */
+void req_append_end(struct vst_file *f)
 {
 	uint64_t end = atomic_load(&f->size);
 
@@ -293,7 +324,7 @@ void req_finish(struct req *r)
 		touch(r);
 	range_remove(r);
 	if (r->writes && r->error)
-		take_back_append(f);
+		req_append_end(f);
 	count_io(r);
 	if (wants_commit(r)) {
 		struct vst_cl_event ev = {.kind = VST_EV_COMMIT, .cookie = f->cl->next_commit++};

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -124,3 +125,27 @@ with Client("test") as c, c.open(sys.argv[1] + "/f", "x+b") as f:
     done = subprocess.run(argv, env=shared_cluster.env, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert os.listdir(mnt) == ["g"]
+
+
+def test_the_others_go_on_after_a_mount_is_killed_while_it_writes(own_cluster: Cluster) -> None:
+    """kill -9 of a client: its lease ends, what it flushed is there, what it wrote behind the size it told is never seen (R1, R2)."""
+    own_cluster.run("set-config", "mds.lease.ttl=2000", "mds.lease.margin=500")
+    a, b = own_cluster.mounts["a"], own_cluster.mount("b")
+    with (a / "f").open("wb", buffering=0) as f:
+        f.write(b"flushed" * 100)
+        os.fsync(f.fileno())
+        f.write(b"not flushed" * 10_000)
+        own_cluster.procs["mount-a"].kill()
+        with pytest.raises(OSError, match="not connected"):
+            os.fstat(f.fileno())
+        with contextlib.suppress(OSError):
+            f.close()
+    with (b / "f").open("r+b", buffering=0) as f:
+        size = os.fstat(f.fileno()).st_size
+        assert size >= 700
+        os.pwrite(f.fileno(), b"end", 1_000_000)
+        data = (b / "f").read_bytes()
+    assert data[:700] == b"flushed" * 100
+    assert data[size:] == bytes(1_000_000 - size) + b"end"
+    del own_cluster.procs["mount-a"], own_cluster.mounts["a"]
+    assert own_cluster.mount("a").joinpath("f").read_bytes() == data  # over the dead mount

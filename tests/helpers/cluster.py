@@ -263,7 +263,10 @@ class Cluster:
 
     def mount(self, label: str = "a", *options: str) -> Path:
         point = self.base / "mnt" / label
-        point.mkdir(exist_ok=True)
+        with contextlib.suppress(
+            FileExistsError
+        ):  # also when a dead mount is there, of which nothing else can be asked
+            point.mkdir()
         name = f"mount-{label}"
         proc = self.daemon(name, "mount", "-c", self.name, "-f", *options, str(point))
         proc.start()

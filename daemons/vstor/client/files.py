@@ -224,11 +224,12 @@ class Files:
             await self.close(handle.fh)
 
     async def _punch_tail(self, inode: Inode, size: int) -> None:
-        old = inode.file.size
-        end = min(old, -(-size // inode.chunk_bytes) * inode.chunk_bytes)
-        if size < end:
+        """Clear what lies behind the new end in its chunk, or, of a file that grows, behind the old end (a writer that died left it)."""
+        start, end = sorted((size, inode.file.size))
+        end = min(end, -(-start // inode.chunk_bytes) * inode.chunk_bytes)
+        if start < end:
             try:
-                await self.engine.io(inode.file, cl.IO_PUNCH, size, end - size, None)
+                await self.engine.io(inode.file, cl.IO_PUNCH, start, end - start, None, cl.IO_TAIL)
             except OSError as exc:
                 raise VstorError(
                     ErrorCode.IO_ERROR, f"cannot clear the tail of inode {inode.ino}: {exc.strerror}"

@@ -69,7 +69,8 @@ int vst_file_committed(vst_file *f, uint64_t cookie, int error);
 int vst_file_take_touched(vst_file *f, uint64_t *pairs, uint32_t npairs);
 
 /* I/O. buf any alignment, kept until the completion. Completion: event IO_DONE with the cookie; result bytes or -errno.
- * READ stops at vst_file_size. WRITE moves it. flags: 1 durable, 2 append (offset ignored: the size at execution). */
+ * READ stops at vst_file_size. WRITE moves it; one that begins behind it clears what lies between in the last chunk. PUNCH stops at it
+ * without flag 4. flags: 1 durable, 2 append (offset ignored: the size at execution), 4 tail. */
 enum vst_io_op { VST_IO_READ = 1, VST_IO_WRITE = 2, VST_IO_SYNC = 3, VST_IO_PUNCH = 4 };
 int vst_file_submit(vst_file *f, int op, uint64_t off, uint64_t len, void *buf, uint32_t flags, uint64_t cookie);
 int64_t vst_file_io(vst_file *f, int op, uint64_t off, uint64_t len, void *buf, uint32_t flags); /* the same, blocking */

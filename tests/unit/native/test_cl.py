@@ -22,7 +22,7 @@ from tests.helpers.fakecs import FakeCs
 from tests.helpers.minimds import CHUNK_BYTES, EXPIRY_MS, SESSION_ID, MiniMds, boottime_ms
 
 READ, WRITE, SYNC, PUNCH = lib.VST_IO_READ, lib.VST_IO_WRITE, lib.VST_IO_SYNC, lib.VST_IO_PUNCH
-DURABLE, APPEND = 1, 2
+DURABLE, APPEND, TAIL = 1, 2, 4
 KEY = bytes(range(32))
 NONE, SHARED, EXCLUSIVE = lib.VST_LEASE_NONE, lib.VST_LEASE_SHARED, lib.VST_LEASE_EXCLUSIVE
 
@@ -125,6 +125,23 @@ def test_punch(mds: MiniMds) -> None:
     expected = noise(CHUNK_BYTES + 5000)[:10_000] + bytes(4 * CHUNK_BYTES - 10_000)
     assert read(file, 0, 4 * CHUNK_BYTES) == expected
     assert sorted(mds.inodes[1].chunks) == [0, 1], "punching a hole made a chunk"
+
+
+def test_what_a_dead_writer_left_behind_the_end_is_zeros(mds: MiniMds) -> None:
+    """It wrote behind the size that the MDS knows, in the last chunk; a write further on, or a size further on, must not show that."""
+    left = mds.new_file()
+    left.io(WRITE, 0, 3 * 4096, noise(3 * 4096))
+    chunks = mds.inodes[1].chunks
+    file = mds.new_file(2, size=100)
+    mds.inodes[2].chunks.update(chunks)
+    cookies = [mds.submit(file, WRITE, 5000, 10, b"x" * 10), mds.submit(file, WRITE, 200, 10, b"y" * 10)]
+    assert [mds.result(c) for c in cookies] == [10, 10]
+    expected = bytearray(5010)
+    expected[:100], expected[200:210], expected[5000:] = noise(3 * 4096)[:100], b"y" * 10, b"x" * 10
+    assert read(file, 0, 6000) == bytes(expected)
+    file.io(PUNCH, 5010, 12_000, None, TAIL)  # as before a truncation to more
+    file.set_size(3 * 4096)
+    assert read(file, 0, 3 * 4096) == bytes(expected) + bytes(3 * 4096 - 5010)
 
 
 def test_overlapping_writes_keep_their_order(mds: MiniMds) -> None:
