@@ -31,7 +31,7 @@ PROGRAM_SOURCES := $(shell find daemons native -type f \( -name '*.py' -o -name 
 	-o -name vstor-service -o -name Makefile \) -not -path '*/build/*' -not -path '*/tests/*' -not -path '*/docs/*' \
 	-not -path '*.egg-info/*' 2>/dev/null)
 PYTEST := PYTHONPATH=$(CURDIR)/daemons $(PY) -m pytest
-RUFF_PATHS := daemons native/wire native/cffi tests .make packaging collections/ansible_collections/vstor/storage/plugins molecule/lab
+RUFF_PATHS := daemons native/wire native/cffi tests .make packaging collections/ansible_collections/vstor/storage/plugins molecule
 
 .PHONY: help
 help: ## this list
@@ -165,8 +165,12 @@ bench-smoke: $(VENV)/stamp-dev build/stamp-native ## one short workload of the b
 		--workloads rand_write_4k_qd1 --variants direct --runs 1 --runtime 2 --meta-runs 0 --kill-runs 0
 
 .PHONY: molecule
-molecule: $(VENV)/stamp-dev ## role scenario S (default: default) on a scratch directory of this machine
+molecule: $(VENV)/stamp-dev ## scenario S (default: default); all but that on hosts of the lab (root)
 	@PATH=$(BIN):$$PATH ANSIBLE_CONFIG=$(CURDIR)/ansible.cfg $(BIN)/molecule test -s $(or $(S),default) $(MOLECULE_ARGS)
+
+.PHONY: molecule-all
+molecule-all: $(VENV)/stamp-dev ## every scenario, one after the other (an hour or two); the result goes to docs/molecule-results.md
+	@PATH=$(BIN):$$PATH ANSIBLE_CONFIG=$(CURDIR)/ansible.cfg $(PY) molecule/run_all.py docs/molecule-results.md
 
 # --- lint ---------------------------------------------------------------------------------------------------
 

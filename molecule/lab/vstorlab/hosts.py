@@ -204,6 +204,7 @@ def _write_inventory(lab: Lab, variables: dict[str, object]) -> None:
         hosts[host.name] = {
             "ansible_host": lab.address(host.name),
             "vstor_address": lab.address(host.name),
+            "lab_address6": lab.address6(host.name),
             "lab_disks": [f"/dev/disk/by-id/lab-{host.name}-{n}" for n in host.disks],
             **host.variables,
         }

@@ -3,6 +3,7 @@
 Prints every problem on a line of its own and exits 1 when there is one.
 """
 
+import ipaddress
 import json
 import os
 import re
@@ -13,7 +14,17 @@ from pathlib import Path
 
 CLUSTER, ADDRESS = sys.argv[1:]
 SECRET = os.environ.pop("LAB_SECRET").encode()
-PLACES = ("/etc/vstor", "/var/lib/vstor", "/run/vstor", "/var/log/vstor", "/vstor", "/srv", "/opt/vstor")
+PLACES = (
+    "/etc/vstor",
+    "/var/lib/vstor",
+    "/run/vstor",
+    "/var/log/vstor",
+    "/vstor",
+    "/srv",
+    "/chunks",
+    "/journals",
+    "/opt/vstor",
+)
 UNITS = {"etcd": "vstor-etcd", "mds": "vstor-mdsd", "cs": "vstor-csd", "mount": "vstor-mount"}
 BIG = 16 << 20  # chunk files and journals of chunk servers hold no secrets of ours in clear text: not read
 problems: list[str] = []
@@ -81,7 +92,9 @@ def check_ports() -> None:
     for line in run("ss", "--tcp", "--udp", "--listening", "--numeric", "--processes", "--no-header").splitlines():
         local, owner = line.split()[4], line.split()[-1]
         address = local.rpartition(":")[0].strip("[]").partition("%")[0]
-        if re.search(r'"(vstor|etcd)', owner) and address != ADDRESS:
+        if re.search(r'"(vstor|etcd)', owner) and (
+            address == "*" or ipaddress.ip_address(address) != ipaddress.ip_address(ADDRESS)
+        ):
             problems.append(f"{owner} listens on {local}")
 
 
