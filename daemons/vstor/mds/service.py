@@ -26,6 +26,7 @@ from vstor.errors import VstorError
 from vstor.mds import process
 from vstor.mds.cluster_ops import ClusterOps
 from vstor.mds.deathwatch import DeathWatch, leader_address
+from vstor.mds.large import Chain, Staged
 from vstor.mds.maintenance import Maintenance
 from vstor.mds.members import Members, encode
 from vstor.mds.presence import Presence
@@ -69,6 +70,7 @@ class MdsService:
         self.ops: ClusterOps | None = None
         self.state = State()
         self.members = Members()
+        self.staged = Staged()
         self.leader: Leader | None = None
         self.applied_revision = 0
         self.counters: Counter[str] = Counter()
@@ -157,6 +159,8 @@ class MdsService:
         state, members = State(), Members()
         state.load(snapshot.items)
         members.apply(snapshot.items)
+        self.staged = Staged()
+        self.staged.apply(snapshot.items)
         if snapshot.seq:
             found = state.cluster
             if found is None or found.cluster_id != self.config.cluster_id:
@@ -221,6 +225,7 @@ class MdsService:
                     await checking  # raises
                 change, waiting = waiting.result(), None
                 state.apply(change.mutations)
+                self.staged.apply(change.mutations)
                 if members.apply(change.mutations) or not self._authenticator:
                     self._learn(state, members)
                 seq = change.seq or seq
@@ -276,6 +281,13 @@ class MdsService:
         if seq == 0:
             seq = await self._bootstrap(leadership, state, members)
         self.repository.bootstrap_path.unlink(missing_ok=True)
+        if self.staged:
+            chain = Chain(leadership, seq, secrets.token_bytes)
+            log.warning("finishing the change of the leader before marked=%s", self.staged.marked)
+            done = await chain.finish(self.staged)
+            state.apply(done)
+            members.apply(done)
+            seq, self.staged = chain.seq, Staged()
         if self.repository.restored_path.exists():
             seq = await self._after_restore(leadership, seq, state, members)
         now_ms = ClusterClock()

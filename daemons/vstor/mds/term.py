@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from vstor import clock
 from vstor.codes_gen import ErrorCode
 from vstor.errors import VstorError
+from vstor.mds.large import Chain
 from vstor.meta.store import (
-    BATCH_ID_BYTES,
     COMMIT_BYTES_MAX,
     MUTATIONS_PER_COMMIT_MAX,
     Fenced,
@@ -89,8 +89,7 @@ class Term:
     def __init__(self, core: Core, leadership: Leadership, seq: int, now_ms: Callable[[], int]) -> None:
         self.core = core
         self.leadership = leadership
-        self.seq = seq
-        self.revision = leadership.epoch
+        self._chain = Chain(leadership, seq, os.urandom)
         self.now_ms = now_ms
         self.metadata_full = False
         self.store_status: StoreStatus | None = None  # kept by maintenance, for metrics
@@ -106,6 +105,16 @@ class Term:
         self._draining = False
         self._failure: Exception | None = None
         self._news = asyncio.Event()
+
+    @property
+    def seq(self) -> int:
+        """Number of the last transaction."""
+        return self._chain.seq
+
+    @property
+    def revision(self) -> int:
+        """Of the last transaction."""
+        return self._chain.revision
 
     # --- from the service
 
@@ -241,9 +250,7 @@ class Term:
         entries, merged = self._take_batch()
         self._in_flight = True
         started = asyncio.get_running_loop().time()
-        for part in _parts(merged):
-            self.revision = await self.leadership.commit(self.seq, os.urandom(BATCH_ID_BYTES), part)
-            self.seq += 1
+        await self._chain.commit_all(merged)
         self.counters["commits"] += 1
         self.counters["commit_us"] += round((asyncio.get_running_loop().time() - started) * 1e6)
         self.counters["mutations"] += len(merged)
@@ -375,18 +382,3 @@ def _with(ctx: Ctx, *, session_id: int | None = None, cs_id: int | None = None) 
         ctx.hostname,
         ctx.address,
     )
-
-
-def _parts(merged: dict[bytes, bytes | None]) -> Iterable[list[Mutation]]:
-    """One transaction, unless a single outcome is beyond the bounds of one; then its order is that of the core."""
-    part: list[Mutation] = []
-    size = 0
-    for key, record in merged.items():
-        more = len(key) + len(record or b"") + 32
-        if part and (len(part) >= MUTATIONS_PER_COMMIT_MAX or size + more > COMMIT_BYTES_MAX):
-            log.warning("an outcome needs more than one transaction mutations=%d", len(merged))
-            yield part
-            part, size = [], 0
-        part.append((key, record))
-        size += more
-    yield part

@@ -10,6 +10,7 @@ from typing import Any, cast
 import pytest
 from vstor.codes_gen import ErrorCode
 from vstor.errors import VstorError
+from vstor.mds import large
 from vstor.mds import term as term_module
 from vstor.mds.term import Peer, Term
 from vstor.meta.memory import MemoryStore
@@ -163,13 +164,13 @@ async def test_what_gathers_is_committed_together_and_the_last_of_a_key_wins() -
 
 
 async def test_an_outcome_beyond_one_transaction_is_committed_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(term_module, "MUTATIONS_PER_COMMIT_MAX", 10)
+    monkeypatch.setattr(large, "MUTATIONS_PER_COMMIT_MAX", 11)
     async with leading() as world:
         peer, conn = world.peer()
         world.core.answers[b"big"] = lambda ctx: Outcome(mutations=[(b"k%d" % i, b"") for i in range(25)], reply=m.Ok())
         world.ask(peer, 1, b"big")
         await conn.wait(1)
-        assert (world.store.commits, len(world.store.records)) == (3, 25)
+        assert (world.store.commits, len(world.store.records)) == (3 + 1 + 3 + 1, 25)  # aside, mark, apply, unmark
 
 
 async def test_parked_requests_run_again_when_woken() -> None:
