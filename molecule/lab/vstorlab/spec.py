@@ -49,6 +49,8 @@ def parse_spec(text: str) -> LabSpec:
     """Read {base, apt, variables: {…}, hosts: [{name, disks: [SIZE…], groups: […], variables: {…}}]}, with JSON being YAML too."""
     try:
         data = yaml.safe_load(text)
+        if not isinstance(data, dict):
+            raise TypeError("no mapping")
         known = {"base", "apt", "hosts", "variables"}
         if extra := set(data) - known:
             raise LabError(f"unknown in the spec: {', '.join(sorted(extra))}; known: {', '.join(sorted(known))}")
