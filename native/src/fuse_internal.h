@@ -80,6 +80,7 @@ void fuse_forget(struct fuse *fu, const struct fuse_in_header *in);
 void fuse_queue_free(struct fuse *fu);
 /* fuse_init.c */
 void fuse_init(struct fuse *fu, const struct fuse_in_header *in);
+void fuse_answer_req(struct req *r, int64_t result); /* fuse_data.c */
 /* fuse_data.c: true when it took the request */
 bool fuse_data(struct fuse *fu, const struct fuse_in_header *in);
 #endif
