@@ -28,9 +28,9 @@ static bool leaves_gap(const struct vst_file *f, uint64_t off)
 
 static bool may_answer(struct vst_file *f, uint64_t off, uint64_t len)
 {
-	return len && f->mode == VST_LEASE_EXCLUSIVE && lease_valid(f->cl) && !f->behind_error && !f->lost &&
-	       !leaves_gap(f, off) && !atomic_load_explicit(&f->cl->stopping, memory_order_relaxed) &&
-	       room(f, off, len);
+	return len && f->mode == VST_LEASE_EXCLUSIVE && lease_valid(f->cl) && !f->behind_error &&
+	       f->losses == f->losses_told && !leaves_gap(f, off) &&
+	       !atomic_load_explicit(&f->cl->stopping, memory_order_relaxed) && room(f, off, len);
 }
 
 void behind_close(struct vst_file *f)

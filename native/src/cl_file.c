@@ -470,7 +470,7 @@ int vst_file_unsynced(vst_file *f)
 static void run_note_lost(struct vst_cl *cl, struct cmd *c)
 {
 	(void)cl;
-	c->f->lost = true;
+	c->f->losses++;
 	cl_cmd_done(c, 0);
 }
 

@@ -243,7 +243,7 @@ struct vst_file {
 	uint32_t table_size, nchunks;
 	struct link dirty, first;
 	uint64_t ack_seq;
-	bool lost; /* acknowledged writes are gone, and no SYNC has said so yet */
+	uint32_t losses, losses_told; /* times acknowledged writes were lost; up to which a SYNC has said so */
 	/* lease */
 	int mode;
 	uint8_t asked_lease; /* NEED_LEASE out: 0, 1 read, 2 write */
@@ -292,6 +292,7 @@ struct req {
 	uint64_t lo, hi; /* range locked, whole blocks */
 	bool writes, queued, counted, started, behind_gap;
 	int error; /* > 0 */
+	uint32_t losses_told; /* of the file, when a SYNC began */
 	uint64_t epoch, seq; /* seq: f->ack_seq a SYNC covers; f->meta_seq a COMMIT covers */
 	uint64_t t0_ns;
 	struct link ready; /* SYNC: parts to group into frames */

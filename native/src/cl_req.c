@@ -83,6 +83,7 @@ void req_prepare(struct req *r)
 	list_init(&r->order);
 	list_init(&r->ready);
 	r->f->nreqs++;
+	r->losses_told = r->f->losses_told;
 	r->writes = r->op == VST_IO_WRITE || r->op == VST_IO_PUNCH;
 	r->t0_ns = cl_clock_ns();
 	COUNT(r->f->cl, inflight, 1);
@@ -315,19 +316,27 @@ static int64_t result_of(const struct req *r)
 
 static bool wants_commit(const struct req *r)
 {
-	if (r->error || stopping(r->f->cl))
-		return false;
-	if (r->f->lost && r->op == VST_IO_SYNC)
-		return true;
-	if (r->f->meta_seq == r->f->committed_seq)
+	if (r->error || r->f->meta_seq == r->f->committed_seq || stopping(r->f->cl))
 		return false;
 	return r->op == VST_IO_SYNC || (r->op == VST_IO_WRITE && r->flags & REQ_DURABLE);
+}
+
+/* Every SYNC under way when writes were lost says so, or the next one. */
+static void tell_loss(struct req *r)
+{
+	if (r->op != VST_IO_SYNC)
+		return;
+	if (r->f->losses != r->losses_told && !r->error)
+		r->error = EIO;
+	if (r->error)
+		r->f->losses_told = r->f->losses;
 }
 
 void req_finish(struct req *r)
 {
 	struct vst_file *f = r->f;
 
+	tell_loss(r);
 	if (r->writes && !r->error && !r->behind)
 		req_written(r);
 	if (r->touch && !r->error && !r->behind)
@@ -358,11 +367,12 @@ void req_finish(struct req *r)
 void req_committed(struct req *r, int error)
 {
 	list_del(&r->link);
-	if (error)
-		r->f->lost = false; /* it is said */
 	if (!error && r->seq > r->f->committed_seq)
 		r->f->committed_seq = r->seq;
-	deliver(r, error ? -error : result_of(r));
+	if (error)
+		r->error = error;
+	tell_loss(r);
+	deliver(r, result_of(r));
 }
 
 /* --- the callers' side ------------------------------------------------------------------------------------- */

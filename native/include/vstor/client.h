@@ -58,7 +58,7 @@ uint32_t vst_file_take_dirty(vst_file *f, uint64_t *end, uint64_t *mtime_ns, uin
 /* 1: writes were acknowledged that no SYNC has made durable since. Before a file is left to others (lease given back, session lost) this must be dealt with:
  * maps forgotten with vst_file_drop_chunks take the knowledge of what is unsynced with them. */
 int vst_file_unsynced(vst_file *f);
-/* Acknowledged writes are gone: the next SYNC raises VST_EV_COMMIT, so that whoever answers it can say so. */
+/* Acknowledged writes are gone: every SYNC under way ends with EIO, or the next one does. */
 void vst_file_note_lost(vst_file *f);
 
 /* Answer to VST_EV_COMMIT: error 0, or positive errno the caller gets. cookie 0: a commit nobody waits for was done. */
