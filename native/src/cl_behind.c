@@ -73,10 +73,10 @@ void behind_write(struct fuse *fu, struct req *r)
 		req_begin(r);
 		return;
 	}
-	fuse_answer_req(r, (int64_t)r->len);
 	req_written(r);
 	if (r->off + r->len > f->append_end)
 		f->append_end = r->off + r->len;
+	fuse_answer_req(r, (int64_t)r->len); /* when it is heard, size and times are so */
 	f->cl->behind_bytes += r->len;
 	if (g && r->off == g->off + g->len && r->fuse_class == BUF_SMALL && extend(fu, g, r->len)) {
 		memcpy(g->buf + g->len, r->buf, r->len);
