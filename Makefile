@@ -147,6 +147,10 @@ simulate: $(VENV)/stamp-dev build/stamp-native ## simulated histories under faul
 test-packages: build/wheelhouse.id $(VENV)/stamp-dev ## the packages and the repository, installed in a Debian 12 of its own (root)
 	@$(PYTEST) --timeout 300 tests/packaging $(PYTEST_ARGS)
 
+.PHONY: mutants
+mutants: $(VENV)/stamp-dev build/stamp-native ## the product broken on purpose, a line at a time: tests must notice; M="name ...", MUTANTS_ARGS=--quick
+	@$(PY) tests/mutants/run.py $(MUTANTS_ARGS) $(M)
+
 .PHONY: asan
 asan: $(VENV)/stamp-dev ## C tests under address and undefined-behaviour sanitizers
 	@$(MAKE) -C native -j$(JOBS) asan

@@ -189,6 +189,8 @@ static void run_timers(struct vst_cl *cl)
 	while ((t = timer_pop(cl, cl->now_ms)) != NULL) {
 		if (t->kind == TIMER_PART)
 			part_timer(cl_container(t, struct part, timer));
+		else if (t->kind == TIMER_GATHER)
+			behind_close(cl_container(t, struct vst_file, gather_timer));
 		else
 			cs_timer(cl_container(t, struct cs, timer));
 	}
@@ -268,6 +270,7 @@ static void fail_everything(struct vst_cl *cl)
 	{
 		struct vst_file *f = cl_container(l, struct vst_file, link);
 		struct link reqs;
+		behind_close(f);
 		list_move_all(&f->lease_reqs, &reqs);
 		while (!list_empty(&reqs)) {
 			struct req *r = list_first(&reqs, struct req, link);

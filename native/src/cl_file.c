@@ -139,6 +139,7 @@ vst_file *vst_file_new(vst_cl *cl, uint64_t ino, uint32_t chunk_bytes, uint64_t 
 	list_init(&f->lease_parts);
 	list_init(&f->ranges);
 	list_init(&f->commits);
+	f->gather_timer.kind = TIMER_GATHER;
 	c->run = run_new;
 	c->f = f;
 	cl_post(cl, c);
@@ -192,6 +193,7 @@ static void run_free(struct vst_cl *cl, struct cmd *c)
 	struct vst_file *f = c->f;
 
 	(void)cl;
+	behind_close(f);
 	f->free_waiter = c;
 	if (!f->nreqs)
 		file_idle(f);
@@ -409,6 +411,7 @@ uint64_t vst_file_size(vst_file *f)
 static void run_set_size(struct vst_cl *cl, struct cmd *c)
 {
 	(void)cl;
+	behind_close(c->f);
 	atomic_store(&c->f->size, c->a);
 	req_append_end(c->f);
 	c->f->tail_end = chunk_border(c->f, c->a);
@@ -454,7 +457,7 @@ uint32_t vst_file_take_dirty(vst_file *f, uint64_t *end, uint64_t *mtime_ns, uin
 static void run_unsynced(struct vst_cl *cl, struct cmd *c)
 {
 	(void)cl;
-	cl_cmd_done(c, list_empty(&c->f->dirty) ? 0 : 1);
+	cl_cmd_done(c, list_empty(&c->f->dirty) && !c->f->nbehind ? 0 : 1);
 }
 
 int vst_file_unsynced(vst_file *f)
@@ -467,7 +470,7 @@ int vst_file_unsynced(vst_file *f)
 static void run_note_lost(struct vst_cl *cl, struct cmd *c)
 {
 	(void)cl;
-	c->f->lost = true;
+	c->f->losses++;
 	cl_cmd_done(c, 0);
 }
 

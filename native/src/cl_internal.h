@@ -41,6 +41,10 @@
 #define CL_RBUF_BYTES (128u << 10)
 #define CL_DIRECT_MIN 16384u /* larger replies are received straight into the destination */
 #define CL_TOUCHED_MAX 64u
+#define CL_BEHIND_MS 5u /* how long neighbours are waited for */
+#define CL_BEHIND_BYTES_MAX                                                                                            \
+	(16u << 20) /* answered, not on the replicas, of all files; above it writes are waited for */
+#define CL_BEHIND_REQS_MAX 256u /* of one file */
 #define CL_BAD_BLOCK_EVENTS_MAX 256u /* queued; more are only counted: the scrubber finds them too */
 #define CL_INLINE_TABLE 10u /* CRC entries inside a part: 32 KiB and its unaligned ends */
 
@@ -85,7 +89,7 @@ static inline void list_move_all(struct link *from, struct link *to) /* to must 
 #define list_first(head, type, member) cl_container((head)->next, type, member)
 #define list_each(pos, head) for (struct link *pos = (head)->next; pos != (head); pos = pos->next)
 
-enum timer_kind { TIMER_PART = 1, TIMER_CS = 2 };
+enum timer_kind { TIMER_PART = 1, TIMER_CS = 2, TIMER_GATHER = 3 };
 struct timer {
 	uint64_t at_ms;
 	uint32_t pos; /* index in the heap + 1, 0: not armed */
@@ -239,7 +243,7 @@ struct vst_file {
 	uint32_t table_size, nchunks;
 	struct link dirty, first;
 	uint64_t ack_seq;
-	bool lost; /* acknowledged writes are gone, and no SYNC has said so yet */
+	uint32_t losses, losses_told; /* times acknowledged writes were lost; up to which a SYNC has said so */
 	/* lease */
 	int mode;
 	uint8_t asked_lease; /* NEED_LEASE out: 0, 1 read, 2 write */
@@ -261,11 +265,15 @@ struct vst_file {
 	uint64_t touched[CL_TOUCHED_MAX * 2];
 	int ntouched; /* -1: overflow */
 	uint32_t nbinds; /* kernel handles bound to it */
+	/* write-behind */
+	struct req *gather; /* answered, not begun: neighbours may join it */
+	struct timer gather_timer;
+	uint32_t nbehind;
+	int behind_error; /* of a write that was answered before; not yet told */
 	struct cmd *free_waiter;
 };
 
 /* --- requests ---------------------------------------------------------------------------------------------- */
-enum { OP_FLUSH = 5 }; /* after vst_io_op: waits for earlier writes */
 enum done_kind { DONE_EVENT, DONE_WAITER, DONE_FUSE, DONE_TAIL };
 struct waiter {
 	sem_t sem;
@@ -284,6 +292,7 @@ struct req {
 	uint64_t lo, hi; /* range locked, whole blocks */
 	bool writes, queued, counted, started, behind_gap;
 	int error; /* > 0 */
+	uint32_t losses_told; /* of the file, when a SYNC began */
 	uint64_t epoch, seq; /* seq: f->ack_seq a SYNC covers; f->meta_seq a COMMIT covers */
 	uint64_t t0_ns;
 	struct link ready; /* SYNC: parts to group into frames */
@@ -296,6 +305,7 @@ struct req {
 	int fuse_class;
 	bool parked; /* counted as waiting */
 	bool touch, seek_hole;
+	bool behind; /* answered already (cl_behind.c) */
 	uint32_t fuse_op;
 	uint64_t asked_off; /* where the kernel meant an append to go; LSEEK */
 };
@@ -423,6 +433,7 @@ struct vst_cl {
 	_Atomic uint64_t lease_until;
 	uint64_t lease_seen;
 	uint64_t next_commit;
+	uint64_t behind_bytes;
 	struct fuse *fuse;
 	struct vst_cl_counters n; /* written by the engine thread, read with relaxed atomics */
 };
@@ -517,6 +528,8 @@ void range_remove(struct req *r);
 struct req *req_new(struct vst_cl *cl, struct vst_file *f, int op);
 void req_free(struct vst_cl *cl, struct req *r);
 void req_begin(struct req *r); /* from the caller: admission, order, parts */
+void req_prepare(struct req *r); /* its first part: it exists */
+void req_written(struct req *r); /* size and times */
 void req_admitted(struct req *r);
 void req_queue(struct req *r); /* to cl->run_reqs */
 void req_run(struct req *r);
@@ -547,6 +560,11 @@ void sync_start(struct part *p);
 void sync_group(struct req *r);
 void sync_done(struct xfer *x, uint64_t incarnation, int status);
 void raw_done(struct xfer *x, int status, const struct vst_frame *hdr, const void *data);
+/* cl_behind.c */
+void behind_write(struct fuse *fu, struct req *r); /* a buffered WRITE, ready to begin */
+void behind_close(struct vst_file *f); /* what was gathered takes its place: before anything else of the file does */
+void behind_done(struct req *r);
+void behind_revoke(struct vst_file *f);
 /* fuse_*.c */
 void fuse_complete(struct req *r, int64_t result);
 void fuse_readable(struct vst_cl *cl);

@@ -8,7 +8,7 @@ bool lease_valid(struct vst_cl *cl)
 
 static int mode_needed(const struct req *r)
 {
-	if (r->op == VST_IO_SYNC || r->op == OP_FLUSH)
+	if (r->op == VST_IO_SYNC || r->op == VST_IO_FLUSH)
 		return VST_LEASE_NONE; /* what was written under a lease may be made durable after it */
 	return r->writes ? VST_LEASE_EXCLUSIVE : VST_LEASE_SHARED;
 }
@@ -101,7 +101,9 @@ void lease_park_part(struct part *p)
 	list_del(&p->link);
 	list_add(&r->f->lease_parts, &p->link);
 	PARK(p, r->f->cl, true);
-	if (++r->lease_parked == r->parts)
+	r->lease_parked++;
+	/* What was answered already stays one of the earlier ones: a recall must not overtake it. */
+	if (r->lease_parked == r->parts && !r->behind)
 		lease_uncount(r);
 	need_lease(r->f, r->writes);
 }
@@ -116,7 +118,7 @@ void lease_wake(struct vst_file *f)
 		struct part *p = list_first(&parts, struct part, link);
 		struct req *r = p->req;
 		list_del(&p->link);
-		if (f->mode < mode_needed(r) || !lease_valid(f->cl)) {
+		if ((f->mode < mode_needed(r) && !r->behind) || !lease_valid(f->cl)) {
 			list_add(&f->lease_parts, &p->link);
 			need_lease(f, r->writes);
 			continue;
@@ -158,6 +160,7 @@ static void revoke(struct vst_file *f)
 			chunk_drop_map(c, c->map);
 			part_wake_chunk(c);
 		}
+	behind_revoke(f);
 }
 
 static void run_set_lease(struct vst_cl *cl, struct cmd *c)
@@ -166,6 +169,7 @@ static void run_set_lease(struct vst_cl *cl, struct cmd *c)
 	int before = f->mode, mode = (int)c->n;
 
 	(void)cl;
+	behind_close(f);
 	f->mode = mode;
 	if (mode < before || c->a) {
 		struct drain *d = calloc(1, sizeof *d);

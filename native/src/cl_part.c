@@ -51,6 +51,10 @@ void part_run(struct part *p)
 		part_done(p, 0);
 		return;
 	}
+	if (r->behind && lease_revoked(r)) { /* somebody else may have written since it was answered */
+		part_done(p, EIO);
+		return;
+	}
 	if (r->op != VST_IO_SYNC && (!lease_valid(r->f->cl) || lease_revoked(r))) {
 		lease_park_part(p);
 		return;

@@ -7,7 +7,7 @@ static bool waits_for(const struct req *later, const struct req *earlier)
 {
 	if (!earlier->writes)
 		return later->writes && later->lo < earlier->hi && earlier->lo < later->hi;
-	if (later->op == VST_IO_SYNC || later->op == OP_FLUSH)
+	if (later->op == VST_IO_SYNC || later->op == VST_IO_FLUSH)
 		return true;
 	return later->lo < earlier->hi && earlier->lo < later->hi;
 }

@@ -67,6 +67,8 @@ static void deliver(struct req *r, int64_t result)
 		f->tail_error = (int)-result;
 		break;
 	}
+	if (r->behind)
+		behind_done(r);
 	lease_uncount(r); /* after the answer: DRAINED says that all answers are out */
 	PARK(r, cl, false);
 	COUNT(cl, inflight, -1);
@@ -75,17 +77,24 @@ static void deliver(struct req *r, int64_t result)
 	file_check_idle(f);
 }
 
-void req_begin(struct req *r)
+void req_prepare(struct req *r)
 {
-	struct vst_cl *cl = r->f->cl;
-
 	list_init(&r->link);
 	list_init(&r->order);
 	list_init(&r->ready);
 	r->f->nreqs++;
+	r->losses_told = r->f->losses_told;
 	r->writes = r->op == VST_IO_WRITE || r->op == VST_IO_PUNCH;
 	r->t0_ns = cl_clock_ns();
-	COUNT(cl, inflight, 1);
+	COUNT(r->f->cl, inflight, 1);
+}
+
+void req_begin(struct req *r)
+{
+	struct vst_cl *cl = r->f->cl;
+
+	behind_close(r->f);
+	req_prepare(r);
 	if (stopping(cl))
 		req_end_early(r, ESHUTDOWN);
 	else if (lease_admit(r))
@@ -109,6 +118,21 @@ static int clear_gap(struct req *r)
 	r->lo = tail->off & ~(uint64_t)(VST_BLOCK_BYTES - 1);
 	req_begin(tail);
 	return 0;
+}
+
+static void touch(struct req *r)
+{
+	struct vst_file *f = r->f;
+
+	if (f->ntouched < 0)
+		return;
+	if (f->ntouched == (int)CL_TOUCHED_MAX) {
+		f->ntouched = -1;
+		return;
+	}
+	f->touched[2 * f->ntouched] = r->lo;
+	f->touched[2 * f->ntouched + 1] = r->hi;
+	f->ntouched++;
 }
 
 /* It has the lease it needs: fix its range and take its place among the others. */
@@ -142,6 +166,8 @@ void req_admitted(struct req *r)
 	if (r->op == VST_IO_WRITE && r->off + r->len > f->append_end)
 		f->append_end = r->off + r->len;
 	r->hi = (r->off + r->len + VST_BLOCK_BYTES - 1) & ~(uint64_t)(VST_BLOCK_BYTES - 1);
+	if (r->behind && r->touch)
+		touch(r); /* answered: the kernel has it in its cache */
 	range_add(r);
 }
 
@@ -206,7 +232,7 @@ void req_run(struct req *r)
 		start(r);
 	if (r->op == VST_IO_SYNC)
 		sync_group(r);
-	else if (r->op != OP_FLUSH)
+	else if (r->op != VST_IO_FLUSH)
 		while (!r->error && r->parts < CL_PARTS_PER_REQ && r->next < r->off + r->len)
 			cut(r);
 	if (!r->parts)
@@ -215,7 +241,7 @@ void req_run(struct req *r)
 
 /* --- ends -------------------------------------------------------------------------------------------------- */
 
-static void written(struct req *r)
+void req_written(struct req *r)
 {
 	struct vst_file *f = r->f;
 	uint64_t end = r->off + r->len;
@@ -245,21 +271,6 @@ void req_append_end(struct vst_file *f)
 			end = r->off + r->len;
 	}
 	f->append_end = end;
-}
-
-static void touch(struct req *r)
-{
-	struct vst_file *f = r->f;
-
-	if (f->ntouched < 0)
-		return;
-	if (f->ntouched == (int)CL_TOUCHED_MAX) {
-		f->ntouched = -1;
-		return;
-	}
-	f->touched[2 * f->ntouched] = r->lo;
-	f->touched[2 * f->ntouched + 1] = r->hi;
-	f->ntouched++;
 }
 
 static void count_max(uint64_t *max, uint64_t ns)
@@ -305,26 +316,40 @@ static int64_t result_of(const struct req *r)
 
 static bool wants_commit(const struct req *r)
 {
-	if (r->error || stopping(r->f->cl))
-		return false;
-	if (r->f->lost && r->op == VST_IO_SYNC)
-		return true;
-	if (r->f->meta_seq == r->f->committed_seq)
+	if (r->error || r->f->meta_seq == r->f->committed_seq || stopping(r->f->cl))
 		return false;
 	return r->op == VST_IO_SYNC || (r->op == VST_IO_WRITE && r->flags & REQ_DURABLE);
+}
+
+/* Every SYNC under way when writes were lost says so, or the next one. */
+static void tell_loss(struct req *r)
+{
+	if (r->op != VST_IO_SYNC)
+		return;
+	if (r->f->losses != r->losses_told && !r->error)
+		r->error = EIO;
+	if (r->error)
+		r->f->losses_told = r->f->losses;
 }
 
 void req_finish(struct req *r)
 {
 	struct vst_file *f = r->f;
 
-	if (r->writes && !r->error)
-		written(r);
-	if (r->touch && !r->error)
+	tell_loss(r);
+	if (r->writes && !r->error && !r->behind)
+		req_written(r);
+	if (r->touch && !r->error && !r->behind)
 		touch(r);
 	range_remove(r);
 	if (r->writes && r->error)
 		req_append_end(f);
+	/* What failed after its answer is told once, by who asks. */
+	if (f->behind_error && !r->error &&
+	    (r->op == VST_IO_SYNC || (r->op == VST_IO_FLUSH && r->done_kind == DONE_FUSE))) {
+		r->error = f->behind_error;
+		f->behind_error = 0;
+	}
 	count_io(r);
 	if (wants_commit(r)) {
 		struct vst_cl_event ev = {.kind = VST_EV_COMMIT, .cookie = f->cl->next_commit++};
@@ -342,11 +367,12 @@ void req_finish(struct req *r)
 void req_committed(struct req *r, int error)
 {
 	list_del(&r->link);
-	if (error)
-		r->f->lost = false; /* it is said */
 	if (!error && r->seq > r->f->committed_seq)
 		r->f->committed_seq = r->seq;
-	deliver(r, error ? -error : result_of(r));
+	if (error)
+		r->error = error;
+	tell_loss(r);
+	deliver(r, result_of(r));
 }
 
 /* --- the callers' side ------------------------------------------------------------------------------------- */
@@ -386,7 +412,7 @@ static struct submission *prepare(vst_file *f, int op, uint64_t off, uint64_t le
 
 static int check_args(int op, uint64_t off, uint64_t len, const void *buf, uint32_t flags)
 {
-	if (op < VST_IO_READ || op > VST_IO_PUNCH || flags & ~IO_FLAGS || off > INT64_MAX || len > INT64_MAX)
+	if (op < VST_IO_READ || op > VST_IO_FLUSH || flags & ~IO_FLAGS || off > INT64_MAX || len > INT64_MAX)
 		return -EINVAL;
 	return (op == VST_IO_READ || op == VST_IO_WRITE) && len && !buf ? -EINVAL : 0;
 }

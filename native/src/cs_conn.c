@@ -58,6 +58,7 @@ static void readiness(struct cs_watch *w, unsigned events)
 		conn->blocked = 0;
 		want_send(conn);
 	}
+	conn->over |= (events & CS_EV_END) != 0;
 	if (events & CS_EV_IN)
 		cs_conn_want_read(conn);
 }
@@ -327,6 +328,10 @@ void cs_conn_read(struct cs_conn *conn)
 			return;
 		}
 		if (conn->in_starved)
+			return;
+		/* Less than asked for: the socket was empty, and what comes next is told. Not so its end, if that came
+		 * with this. */
+		if ((size_t)n < v[0].iov_len + v[1].iov_len && !conn->over)
 			return;
 	}
 	cs_conn_want_read(conn);

@@ -31,7 +31,7 @@ struct cs_conn {
 	struct cs_watch watch; /* first: a watch is cast to it */
 	struct cs *cs;
 	struct cs_conn *next, *prev, *ready_next, *flush_next, *starved_next;
-	uint8_t in_ready, in_flush, in_starved, dead, gone, blocked;
+	uint8_t in_ready, in_flush, in_starved, dead, gone, blocked, over; /* over: the peer sends nothing more */
 	uint8_t state, stage;
 	uint32_t inflight;
 	uint64_t began_ms, frame_ms; /* frame_ms: when the frame at hand began, 0 none */

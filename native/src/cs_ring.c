@@ -430,7 +430,8 @@ static void uring_watch(struct cs_ring *r, struct cs_watch *w, unsigned tag, int
 	}
 	if (tag == TAG_IN && ended)
 		arm(r, w, TAG_IN);
-	w->ready(w, tag == TAG_OUT ? CS_EV_OUT : CS_EV_IN);
+	unsigned over = res < 0 || res & (POLLRDHUP | POLLHUP | POLLERR) ? CS_EV_END : 0;
+	w->ready(w, tag == TAG_OUT ? CS_EV_OUT : CS_EV_IN | over);
 }
 
 static void uring_turn(struct cs_ring *r, int timeout_ms)
@@ -481,8 +482,9 @@ static void pool_turn(struct cs_ring *r, int timeout_ms)
 		if (w->closing)
 			continue;
 		unsigned ev = events[i].events;
-		unsigned out = ev & EPOLLOUT ? CS_EV_OUT : 0;
-		w->ready(w, out | (ev & ~(unsigned)EPOLLOUT ? CS_EV_IN : 0));
+		unsigned out = ev & EPOLLOUT ? CS_EV_OUT : 0,
+			 over = ev & (EPOLLRDHUP | EPOLLHUP | EPOLLERR) ? CS_EV_END : 0;
+		w->ready(w, out | over | (ev & ~(unsigned)EPOLLOUT ? CS_EV_IN : 0));
 	}
 	pthread_mutex_lock(&r->mu);
 	struct queue done = r->done;

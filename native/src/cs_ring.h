@@ -24,6 +24,7 @@ struct cs_io {
 
 #define CS_EV_IN 1u
 #define CS_EV_OUT 2u
+#define CS_EV_END 4u /* with IN: the peer has closed, or the socket failed */
 /* A file descriptor to be told about, edge triggered: read until EAGAIN. ready may come without cause. */
 struct cs_watch {
 	void (*ready)(struct cs_watch *w, unsigned events);

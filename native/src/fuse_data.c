@@ -49,6 +49,14 @@ static void do_read(struct fuse *fu, const struct fuse_in_header *in, struct bin
 	req_begin(r);
 }
 
+/* Not what wants to be somewhere when it is answered, nor appends, whose place is known only then, nor pages written
+ * back, for which nobody waits. */
+static bool behind_allowed(const struct bind *b, const struct fuse_write_in *a)
+{
+	return !(b->flags & (BIND_DIRECT | BIND_SYNC | BIND_APPEND)) && !(a->flags & (O_DSYNC | O_DIRECT)) &&
+	       !(a->write_flags & FUSE_WRITE_CACHE);
+}
+
 /* The data stays where the kernel put it, unless it is small: then the large buffer is worth more than a copy. */
 static bool do_write(struct fuse *fu, const struct fuse_in_header *in, struct bind *b)
 {
@@ -88,7 +96,10 @@ static bool do_write(struct fuse *fu, const struct fuse_in_header *in, struct bi
 		r->flags |= REQ_APPEND;
 	if (b->flags & BIND_SYNC || a->flags & O_DSYNC)
 		r->flags |= REQ_DURABLE;
-	req_begin(r);
+	if (behind_allowed(b, a))
+		behind_write(fu, r);
+	else
+		req_begin(r);
 	return true;
 }
 
@@ -187,7 +198,7 @@ bool fuse_data(struct fuse *fu, const struct fuse_in_header *in)
 	case FUSE_FLUSH:
 		if (b->f->flush_slow)
 			return false;
-		do_simple(fu, in, b, OP_FLUSH);
+		do_simple(fu, in, b, VST_IO_FLUSH);
 		return true;
 	case FUSE_FALLOCATE:
 		return do_fallocate(fu, in, b);
@@ -205,7 +216,8 @@ static void append_moved(struct req *r, int64_t result)
 		event_push(r->f->cl, r->f, &ev);
 }
 
-void fuse_complete(struct req *r, int64_t result)
+/* To the kernel. */
+void fuse_answer_req(struct req *r, int64_t result)
 {
 	struct vst_cl *cl = r->f->cl;
 	struct fuse *fu = cl->fuse;
@@ -228,5 +240,14 @@ void fuse_complete(struct req *r, int64_t result)
 		body = (struct iovec){&at, sizeof at};
 	}
 	fuse_answer(fu, r->cookie, error, &body, body.iov_len ? 1 : 0);
-	fuse_buf_put(fu, r->fuse_buf, (enum buf_class)r->fuse_class);
+}
+
+void fuse_complete(struct req *r, int64_t result)
+{
+	if (r->behind) { /* answered long ago */
+		fuse_buf_put(r->f->cl->fuse, r->fuse_buf, (enum buf_class)r->fuse_class);
+		return;
+	}
+	fuse_answer_req(r, result);
+	fuse_buf_put(r->f->cl->fuse, r->fuse_buf, (enum buf_class)r->fuse_class);
 }

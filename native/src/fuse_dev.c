@@ -148,7 +148,12 @@ void fuse_readable(struct vst_cl *cl)
 {
 	struct fuse *fu = cl->fuse;
 
-	for (int i = 0; i < FUSE_MESSAGES_PER_TURN && !fu->closed; i++) {
+	/* A lone requester sends its next message after our answer: to read again at once finds nothing. That is looked
+	 * at now and then. */
+	uint32_t most = fu->lone ? 1 : FUSE_MESSAGES_PER_TURN, got = 0;
+
+	fu->lone -= fu->lone > 0;
+	for (; got < most && !fu->closed; got++) {
 		if (!fu->reading) {
 			if (fu->nbig_used < FUSE_BIG_MAX)
 				fu->reading = fuse_buf_get(fu, BUF_BIG);
@@ -160,8 +165,10 @@ void fuse_readable(struct vst_cl *cl)
 		ssize_t n = read(fu->fd, fu->reading, fu->big_bytes);
 		if (n < 0 && (errno == EINTR || errno == ENOENT))
 			continue;
-		if (n < 0 && errno == EAGAIN)
+		if (n < 0 && errno == EAGAIN) {
+			fu->lone = got == 1 ? FUSE_LONE_TURNS : 0;
 			return;
+		}
 		const struct fuse_in_header *in = (const struct fuse_in_header *)(void *)fu->reading;
 		if (n < (ssize_t)sizeof *in ||
 		    in->len != (uint32_t)n) { /* ENODEV: unmounted; anything else would be no FUSE */

@@ -16,7 +16,8 @@
 #define FUSE_BIG_MAX 256u /* large buffers in use; above it the kernel's requests wait in the kernel */
 #define FUSE_SMALL_FREE_MAX 512u /* kept for reuse */
 #define FUSE_BIG_FREE_MAX 32u
-#define FUSE_MESSAGES_PER_TURN 64
+#define FUSE_MESSAGES_PER_TURN 64u
+#define FUSE_LONE_TURNS 15u /* of one message, after a turn that found no second */
 #define FUSE_SLOW_MAX 16384u /* requests waiting for Python; above it EAGAIN */
 #define FUSE_SLOW_BYTES_MAX (256u << 20)
 #define FUSE_FORGETS_PER_BATCH 2048u
@@ -49,6 +50,7 @@ struct fuse {
 	int fd;
 	struct vst_fuse_config cfg;
 	bool polling, closed;
+	uint32_t lone;
 	/* open handles */
 	struct bind **binds;
 	uint32_t binds_size, nbinds;
@@ -80,6 +82,7 @@ void fuse_forget(struct fuse *fu, const struct fuse_in_header *in);
 void fuse_queue_free(struct fuse *fu);
 /* fuse_init.c */
 void fuse_init(struct fuse *fu, const struct fuse_in_header *in);
+void fuse_answer_req(struct req *r, int64_t result); /* fuse_data.c */
 /* fuse_data.c: true when it took the request */
 bool fuse_data(struct fuse *fu, const struct fuse_in_header *in);
 #endif

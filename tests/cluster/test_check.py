@@ -10,9 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from vstor.cs import inventory
 from vstor.ctl import check_sources
+from vstor.mds import large
 from vstor.mds.repo_files import Repository
 from vstor.model import check as core
 from vstor.model import keys
@@ -162,6 +164,26 @@ def test_damaged_records_are_found_and_mended(cluster: Cluster) -> None:
     os.rename(mnt / lost.decode(), mnt / "dir/file2")
     cluster.umount("a")
     assert run_check(cluster, "--data", code=0)["findings"] == []
+
+
+def test_a_large_change_cut_off_half_way_is_no_damage(cluster: Cluster) -> None:
+    """The leader died between the parts of a marked change: the next one finishes it, and so does a repair."""
+    with Stopped(cluster) as state:
+        inode, _, _, directory = a_file(state)
+        link = b"second-name"
+        entry = state.directory(directory).entries[b"file1"]
+        owner = state.inodes[directory]
+        first = [
+            (keys.dentry(directory, link), encode(Dentry(inode.ino, entry.type, owner.next_cookie))),
+            changed(owner, used=owner.used + 1, next_cookie=owner.next_cookie + 1),
+        ]
+        write(cluster, *first, (large.key_of(1), msgspec.msgpack.encode([changed(inode, nlink=2)])), (large.MARK, b"2"))
+        assert run_check(cluster, code=0)["findings"] == []
+        write(cluster, changed(owner, used=owner.used + 7, next_cookie=owner.next_cookie + 1))
+        assert kinds(run_check(cluster, "--repair", code=0)) == set()
+        items = dict(metadata(cluster).load().items)
+        assert not [key for key in items if key.startswith(large.KIND)]
+        assert core.load(items.items())[0].inodes[inode.ino].nlink == 2
 
 
 def test_repair_is_refused_while_an_mds_leads(cluster: Cluster) -> None:

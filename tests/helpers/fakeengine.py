@@ -80,6 +80,7 @@ class FakeFile:
         self.end, self.mtime_ns, self.written = 0, 0, set[int]()
         self.uncommitted = False
         self.dirty = False  # written since the last SYNC
+        self.lost = False
         self.syncs: list[Io] = []
         self.touched: list[tuple[int, int]] | None = []
         self.closed = False
@@ -134,13 +135,18 @@ class FakeFile:
         return self.dirty
 
     def note_lost(self) -> None:
-        self.uncommitted = True
+        self.lost = True
+
+    def _synced(self, cookie: int, error: int) -> None:
+        error = error or (errno.EIO if self.lost else 0)
+        self.lost = False
+        self.engine.push(Event(cl.EV_IO_DONE, self.ino, cookie=cookie, result=-error))
 
     def committed(self, cookie: int, error: int) -> None:
         self.uncommitted = self.uncommitted and bool(error)
         for io in [io for io in self.syncs if io.cookie == cookie]:
             self.syncs.remove(io)
-            self.engine.push(Event(cl.EV_IO_DONE, self.ino, cookie=cookie, result=-error))
+            self._synced(cookie, error)
 
     def take_touched(self) -> list[tuple[int, int]] | None:
         touched, self.touched = self.touched, []
@@ -205,7 +211,7 @@ class FakeFile:
                 self.syncs.append(io)
                 self.engine.push(Event(cl.EV_COMMIT, self.ino, cookie=io.cookie))
             else:
-                self.engine.push(Event(cl.EV_IO_DONE, self.ino, cookie=io.cookie, result=0))
+                self._synced(io.cookie, 0)
             return
         offset = self.size if io.flags & cl.IO_APPEND else io.offset
         length = min(io.length, max(0, self.size - offset)) if io.op == cl.IO_READ else io.length

@@ -55,6 +55,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, action="append", default=[], help="only this history, with its whole trace")
     parser.add_argument("--seconds", type=float, default=30, help="run fresh seeds for so long")
     parser.add_argument("--from", dest="start", type=int, help="first seed (default: a random one, which is printed)")
+    parser.add_argument("--count", type=int, default=0, help="run so many seeds instead, without the corpus")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--keep-going", action="store_true", help="do not stop at the first failure")
     args = parser.parse_args()
@@ -66,9 +67,23 @@ def main() -> int:
             else:
                 print(f"seed {seed}: every promise is kept")
         return 1 if any(problems for _, problems, _, _ in results) else 0
+    if args.count:
+        return some(range(args.start or 1, (args.start or 1) + args.count), args.jobs)
     start = args.start if args.start is not None else secrets.randbelow(1 << 40)
     print(f"simulate: {len(corpus())} seeds of the corpus, then from seed {start} for {args.seconds:.0f} s", flush=True)
     return fresh(start, args.seconds, args.jobs, keep_going=args.keep_going)
+
+
+def some(seeds: range, jobs: int) -> int:
+    """These histories, up to the first that fails."""
+    with ProcessPoolExecutor(jobs) as pool:
+        for seed, problems, trace, _ in pool.map(run_quietly, seeds, chunksize=4):
+            if problems:
+                report(seed, problems, trace, everything=False)
+                pool.shutdown(cancel_futures=True)
+                return 1
+    print(f"simulate: {len(seeds)} histories, every promise is kept")
+    return 0
 
 
 def fresh(start: int, seconds: float, jobs: int, *, keep_going: bool) -> int:

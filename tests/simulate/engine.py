@@ -161,6 +161,7 @@ class Request:
     todo: list[int] = field(default_factory=list)  # SYNC: indexes of chunks
     seq: int = 0
     error: int = 0
+    losses_told: int = 0
 
     @property
     def writes(self) -> bool:
@@ -198,7 +199,8 @@ class File:
         self.dirty_end = self.mtime_ns = 0
         self.first: list[int] = []
         self.meta_seq = self.taken_seq = self.committed_seq = self.ack_seq = 0
-        self.closed = self.lost = False
+        self.closed = False
+        self.losses = self.losses_told = 0
 
     # --- calls
 
@@ -278,7 +280,7 @@ class File:
         return any(chunk.dirty for chunk in self.chunks.values())
 
     def note_lost(self) -> None:
-        self.lost = True
+        self.losses += 1
 
     def committed(self, cookie: int, error: int) -> None:
         if not cookie:
@@ -287,17 +289,17 @@ class File:
             return
         request, seq = self.commits.pop(cookie, (None, 0))
         if request is not None:
-            if error:
-                self.lost = False
-            else:
+            if not error:
                 self.committed_seq = max(self.committed_seq, seq)
-            self._deliver(request, -error)
+            request.error = request.error or error
+            self._tell_loss(request)
+            self._deliver(request, -request.error)
 
     def take_touched(self) -> list[tuple[int, int]]:
         return []
 
     def submit(self, op: int, offset: int, length: int, buf: Any, flags: int, cookie: int) -> int:
-        self.requests.append(Request(op, offset // GRANULE_BYTES, buf, cookie))
+        self.requests.append(Request(op, offset // GRANULE_BYTES, buf, cookie, losses_told=self.losses_told))
         self.pump()
         return 0
 
@@ -587,6 +589,7 @@ class File:
     # --- ends
 
     def _done(self, request: Request) -> None:
+        self._tell_loss(request)
         if request.error:
             self._end(request, request.error)
             return
@@ -598,7 +601,7 @@ class File:
                 self.meta_seq += 1
             self.dirty_end = max(self.dirty_end, end)
         self.requests.remove(request)
-        if request.op == cl.IO_SYNC and (self.lost or self.meta_seq != self.committed_seq):
+        if request.op == cl.IO_SYNC and self.meta_seq != self.committed_seq:
             cookie = self.native.next_commit
             self.native.next_commit += 1
             self.commits[cookie] = (request, self.meta_seq)
@@ -606,6 +609,14 @@ class File:
         else:
             self._deliver(request, 0 if request.op == cl.IO_SYNC else WORD)
         self.pump()
+
+    def _tell_loss(self, request: Request) -> None:
+        """Every SYNC under way when writes were lost says so, or the next one."""
+        if request.op == cl.IO_SYNC:
+            if self.losses != request.losses_told and not request.error:
+                request.error = errno.EIO
+            if request.error:
+                self.losses_told = self.losses
 
     def _end(self, request: Request, error: int) -> None:
         self.requests.remove(request)

@@ -156,10 +156,14 @@ class Mds:
             self._next_conn += 1
             conn.peer = Peer(cast(Any, conn), ctx)
         term = self.term
-        leader = self.address if term is not None else ""
+        leader, epoch = self.address, 0
+        if term is None:  # a standby says what the watch told it
+            name, etcd = self.proc.host.name, self.etcd
+            known = self.net.passes(name, "etcd") and self.net.passes("etcd", name)
+            leader, epoch = (etcd.leader_value, etcd.epoch) if known else ("", 0)
         return m.HelloReply(
             body.cluster, body.cluster_id, 1, term is not None, leader,
-            term.leadership.epoch if term is not None else 0, term.now_ms() if term is not None else 0, self.addresses,
+            term.leadership.epoch if term is not None else epoch, term.now_ms() if term is not None else 0, self.addresses,
         )  # fmt: skip
 
 

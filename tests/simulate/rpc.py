@@ -127,6 +127,15 @@ def product_in_simulation(net: Net, directory: Directory, seed: int) -> Iterator
     def unix_ms() -> int:
         return 1_700_000_000_000 + int(net.loop.now_s * 1000)
 
+    class NoDisk:
+        """vstor.cs.stats.DiskBusy of a disk that is not there."""
+
+        def __init__(self, path: Path) -> None:
+            return
+
+        def sample(self, now_s: float) -> float:
+            return -1.0
+
     def no_certificates(*paths: Path) -> None:
         return
 
@@ -136,7 +145,8 @@ def product_in_simulation(net: Net, directory: Directory, seed: int) -> Iterator
         mock.patch("vstor.clock.boottime_ms", boottime_ms),
         mock.patch("vstor.clock.unix_ms", unix_ms),
         mock.patch("vstor.cs.service.boottime_ms", boottime_ms),
-        mock.patch("vstor.net.rpc_client.connect", connector(net, directory)),
+        mock.patch("vstor.cs.service.stats.DiskBusy", NoDisk),
+        mock.patch("vstor.net.leader_search.connect", connector(net, directory)),
         mock.patch("vstor.net.rpc_client.pki.client_context", no_certificates),
     ):
         try:

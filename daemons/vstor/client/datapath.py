@@ -224,15 +224,13 @@ class DataPath:
             self.tasks.spawn(self._commit_for(inode, event.cookie), f"commit-{inode.ino}")
 
     async def _commit_for(self, inode: Inode, cookie: int) -> None:
-        """A sync waits in the engine: commit, then let it finish. What was lost with a session is said once, as an I/O error."""
+        """A sync waits in the engine: commit, then let it finish."""
         error = 0
         try:
             await self.commit(inode)
         except VstorError as exc:
             log.error("commit failed, fsync says so ino=%s code=%s reason=%s", inode.ino, exc.code.name, exc.message)
             error = exc.errno or errno.EIO
-        if inode.lost:
-            inode.lost, error = False, errno.EIO
         if inode.file is not None:
             inode.file.committed(cookie, error)
 

@@ -81,6 +81,7 @@ class Files:
                 if inode.recalling or (inode.opened and not truncate and self.leases.sufficient(inode, mode)):
                     continue
                 if truncate:
+                    await self._writes_done(inode)
                     inode.resizing = 0
                 try:
                     reply = await self.session.call(m.Open(inode.ino, mode, truncate))
@@ -204,6 +205,7 @@ class Files:
                     continue
                 if grow_only and inode.file.size >= size:  # only now it is sure what size it has
                     return None
+                await self._writes_done(inode)
                 await self._punch_tail(inode, size)
                 inode.resizing = size
                 try:
@@ -222,6 +224,11 @@ class Files:
             raise VstorError(ErrorCode.LEASE_CONFLICT, f"inode {ino} is taken away by other clients again and again")
         finally:
             await self.close(handle.fh)
+
+    async def _writes_done(self, inode: Inode) -> None:
+        """Writes that were answered already (cl_behind.c) must not arrive in what is made anew after a truncation."""
+        if inode.file is not None:
+            await self.engine.io(inode.file, cl.IO_FLUSH, 0, 0, None)
 
     async def _punch_tail(self, inode: Inode, size: int) -> None:
         """Clear what lies behind the new end in its chunk, or, of a file that grows, behind the old end (a writer that died left it)."""

@@ -77,12 +77,10 @@ class Inode:
     xattrs: dict[bytes, bytes | None] = field(default_factory=dict)  # as valid as the attributes; None: there is none
     pages: bool = False  # the kernel may hold pages of it
     resizing: int | None = None  # the size that is being set: after it the size of before would count as growth
-    lost: bool = False  # acknowledged writes may be gone (the session ended); the next fsync says so
     negotiating: int = NONE  # the mode a task acquires for parked requests
 
     def note_lost(self) -> None:
-        """Acknowledged writes may be gone: the next fsync says so, once."""
-        self.lost = True
+        """Acknowledged writes may be gone: every fsync under way says so, or the next one."""
         if self.file is not None:
             self.file.note_lost()
 

@@ -32,6 +32,8 @@ from vstor.proto.wire_gen import (
 PAGE_REPLICAS = 4096
 PAGE_DIGESTS = 4  # replicas read in one answer
 CORRUPT = "CORRUPT"
+PIECE_BYTES = IO_BYTES_MAX  # divides every chunk size
+ZEROS = hashlib.sha256(bytes(PIECE_BYTES)).digest()  # of a piece that was never written: most of a sparse file
 MAGIC_CHUNK = int.from_bytes(b"VSTCHUNK", "little")
 MAGIC_PAGE = int.from_bytes(b"VSTP", "little")
 MAGIC_JOURNAL = int.from_bytes(b"VSTJRNAL", "little")
@@ -54,13 +56,14 @@ async def answer(host: EngineHost, repo: Path, query: dict[str, str]) -> bytes:
 
 
 def _digest(engine: Any, replica: Any) -> str:
-    """SHA-256 over the SHA-256 of each IO_BYTES_MAX of the content; CORRUPT; "" for a replica that is gone or not served."""
+    """SHA-256 over the SHA-256 of each piece of the content; CORRUPT; "" for a replica that is gone or not served."""
     if replica.syncing:
         return ""
     total = hashlib.sha256()
     try:
-        for offset in range(0, replica.chunk_bytes, IO_BYTES_MAX):
-            total.update(engine.hash(replica.chunk_id, offset, min(IO_BYTES_MAX, replica.chunk_bytes - offset)))
+        for offset in range(0, replica.chunk_bytes, PIECE_BYTES):
+            piece = engine.read(replica.chunk_id, offset, PIECE_BYTES)
+            total.update(ZEROS if piece is None else hashlib.sha256(piece).digest())
     except VstorError as exc:
         return CORRUPT if exc.code in (ErrorCode.CORRUPT, ErrorCode.IO_ERROR) else ""
     return total.hexdigest()
@@ -118,26 +121,31 @@ def _read_table(stream: Any, header: ChunkHeader, data: bool) -> tuple[int, str]
     """(bad blocks, digest as of the running server or "")."""
     blocks = header.chunk_bytes // BLOCK_BYTES
     pages = -(-blocks // TABLE_PAGE_BLOCKS)
-    bad, total, part, filled = 0, hashlib.sha256(), hashlib.sha256(), 0
-    for number in range(pages):
-        page = _read_page(stream, header, number)
-        for index in range(min(TABLE_PAGE_BLOCKS, blocks - number * TABLE_PAGE_BLOCKS)):
-            content = bytes(BLOCK_BYTES)
-            if page is not None and page.bad[index // 8] >> index % 8 & 1:
-                bad += 1
-            elif page is not None and data and page.written[index // 8] >> index % 8 & 1:
-                stream.seek((1 + pages + number * TABLE_PAGE_BLOCKS + index) * BLOCK_BYTES)
-                content = stream.read(BLOCK_BYTES)
-                bad += len(content) != BLOCK_BYTES or crc32c(content) != page.block_crc[index]
-            if data:
-                part.update(content)
-                filled += BLOCK_BYTES
-                if filled == IO_BYTES_MAX:
-                    total.update(part.digest())
-                    part, filled = hashlib.sha256(), 0
-    if filled:
-        total.update(part.digest())
-    return bad, "" if not data else CORRUPT if bad else total.hexdigest()
+    table = [_read_page(stream, header, number) for number in range(pages)]
+    bad = sum(int.from_bytes(page.bad, "little").bit_count() for page in table if page is not None)
+    if not data:
+        return bad, ""
+    total, unreadable = hashlib.sha256(), 0
+    for first in range(0, blocks, PIECE_BYTES // BLOCK_BYTES):
+        digest, wrong = _read_piece(stream, table, pages, first)
+        total.update(digest)
+        unreadable += wrong
+    return bad + unreadable, CORRUPT if bad or unreadable else total.hexdigest()
+
+
+def _read_piece(stream: Any, table: list[TablePage | None], pages: int, first: int) -> tuple[bytes, int]:
+    """(digest of a piece, blocks of it that do not match their checksum). first: its first block."""
+    piece, wrong, written = bytearray(PIECE_BYTES), 0, False
+    for index in range(PIECE_BYTES // BLOCK_BYTES):
+        page, at = table[(first + index) // TABLE_PAGE_BLOCKS], (first + index) % TABLE_PAGE_BLOCKS
+        if page is None or not page.written[at // 8] >> at % 8 & 1 or page.bad[at // 8] >> at % 8 & 1:
+            continue
+        stream.seek((1 + pages + first + index) * BLOCK_BYTES)
+        content = stream.read(BLOCK_BYTES)
+        written = True
+        wrong += len(content) != BLOCK_BYTES or crc32c(content) != page.block_crc[at]
+        piece[index * BLOCK_BYTES : index * BLOCK_BYTES + len(content)] = content
+    return hashlib.sha256(piece).digest() if written else ZEROS, wrong
 
 
 def _read_page(stream: Any, header: ChunkHeader, number: int) -> TablePage | None:

@@ -66,7 +66,7 @@ def _look(ctx: Context, metadata: Any, failed_hosts: dict[str, str]) -> Look:
     from vstor.model import check as core
 
     snapshot = metadata.load()
-    state, findings = core.load(snapshot.items)
+    state, findings = core.load(check_sources.records(snapshot))
     cluster_id = metadata.config.cluster_id
     local, failed = check_sources.local_inventories(ctx.cluster, cluster_id, ctx.args.data)
     held = {**local, **_remote_inventories(ctx, failed_hosts)}

@@ -16,10 +16,11 @@ from vstor import paths
 from vstor import services as registry
 from vstor.codes_gen import ErrorCode
 from vstor.errors import VstorError, from_os_error
+from vstor.mds.large import Chain, Staged
 from vstor.mds.repo_files import MdsConfig, Repository
 from vstor.meta.etcd import EtcdStore
 from vstor.meta.etcd_client import parse_endpoint
-from vstor.meta.store import BATCH_ID_BYTES, MUTATIONS_PER_COMMIT_MAX, Mutation, Snapshot
+from vstor.meta.store import Mutation, Snapshot
 from vstor.model.check import Held, Inventory
 from vstor.net.identity import control_address
 
@@ -70,16 +71,30 @@ class Metadata:
                         raise VstorError(
                             ErrorCode.UNSAFE, "the records changed meanwhile, nothing was written — check again"
                         )
-                    items: list[Mutation] = list(mutations.items())
-                    for number, at in enumerate(range(0, len(items), MUTATIONS_PER_COMMIT_MAX)):
-                        batch = items[at : at + MUTATIONS_PER_COMMIT_MAX]
-                        await leadership.commit(head.seq + number, secrets.token_bytes(BATCH_ID_BYTES), batch)
+                    chain = Chain(leadership, head.seq, secrets.token_bytes)
+                    staged = _staged(head)
+                    if staged:
+                        await chain.finish(staged)
+                    await chain.commit_all(mutations)
                 finally:
                     await leadership.resign()
             finally:
                 await store.close()
 
         asyncio.run(run())
+
+
+def _staged(snapshot: Snapshot) -> Staged:
+    staged = Staged()
+    staged.apply(snapshot.items)
+    return staged
+
+
+def records(snapshot: Snapshot) -> list[Mutation]:
+    """What holds at the snapshot: a large change that is marked is done, though it may still be written (mds/large.py). Raises DAMAGED."""
+    staged = _staged(snapshot)
+    marked = [mutation for _, part in sorted(staged.parts().items()) for mutation in part] if staged.marked else []
+    return [*snapshot.items, *marked]
 
 
 def local_metadata(cluster: str) -> Metadata:

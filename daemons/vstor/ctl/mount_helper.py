@@ -2,7 +2,7 @@
 
 mount(8) calls `/sbin/mount.fuse.vstor SOURCE DIR [-sfnv] [-N namespace] [-o options] [-t type]`. A line of fstab:
 
-    vstor://test_cluster  /pcs  fuse.vstor  rw,nosuid,nodev,_netdev  0 0
+    vstor://test_cluster  /pcs  fuse.vstor  rw,nosuid,nodev,_netdev,nofail  0 0
 """
 
 from __future__ import annotations

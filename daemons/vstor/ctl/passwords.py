@@ -13,7 +13,7 @@ PASSWORD_BYTES_MAX = 1024
 PROMPT = "Please enter password for cluster: "
 
 
-def read_password(ctx: Context, *, new: bool) -> bytes:
+def read_password(ctx: Context, *, new: bool, prompt: str = PROMPT) -> bytes:
     """The password. -P: first line of standard input; else a prompt, asked twice for a new cluster. Raises USAGE."""
     if getattr(ctx.args, "password_stdin", False):
         line = ctx.stdin.readline(PASSWORD_BYTES_MAX + 2)
@@ -25,7 +25,7 @@ def read_password(ctx: Context, *, new: bool) -> bytes:
         raise VstorError(
             ErrorCode.USAGE, "no terminal to ask for the password — give -P and write it to standard input"
         )
-    first = getpass.getpass(PROMPT)
+    first = getpass.getpass(prompt)
     password = _check(first, "an empty password does not do — enter one")
     if new and getpass.getpass("Please enter it again: ") != first:
         raise VstorError(ErrorCode.USAGE, "the two passwords differ — run the command again")

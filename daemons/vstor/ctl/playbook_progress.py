@@ -68,7 +68,7 @@ class Progress:
     def _end_task(self) -> list[str]:
         task, results = self._task, self._results
         self._task, self._results = "", {}
-        if not task or not results:
+        if not task or not results or set(results) == {"skipped"}:
             return []
         words = []
         for result in ("ok", "changed", "skipped", *BAD):

@@ -23,22 +23,35 @@ from typing import Any
 from vstor import clock
 from vstor.codes_gen import ErrorCode
 from vstor.errors import VstorError
-from vstor.mds import process
+from vstor.mds import nodes, process
 from vstor.mds.cluster_ops import ClusterOps
 from vstor.mds.deathwatch import DeathWatch, leader_address
 from vstor.mds.large import Chain, Staged
 from vstor.mds.maintenance import Maintenance
 from vstor.mds.members import Members, encode
+from vstor.mds.nodes import Nodes
 from vstor.mds.presence import Presence
 from vstor.mds.repo_files import MdsConfig, Repository
 from vstor.mds.repository import etcd_url, first_record
 from vstor.mds.term import ClusterClock, Peer, Term
 from vstor.meta.etcd import EtcdStore
-from vstor.meta.store import BATCH_ID_BYTES, Fenced, HistoryLost, Leader, Leadership, Snapshot, Store, StoreUnavailable
-from vstor.model import restored
+from vstor.meta.store import (
+    BATCH_ID_BYTES,
+    Fenced,
+    HistoryLost,
+    Leader,
+    Leadership,
+    Mutation,
+    Snapshot,
+    Store,
+    StoreUnavailable,
+)
+from vstor.model import keys, restored
 from vstor.model.bootstrap import initial_mutations
 from vstor.model.core import Core
 from vstor.model.outcome import Ctx
+from vstor.model.records import Blob
+from vstor.model.records import encode as encode_record
 from vstor.model.state import State
 from vstor.net import auth, identity, pki
 from vstor.net.rpc_server import Connection, RpcServer
@@ -71,6 +84,7 @@ class MdsService:
         self.state = State()
         self.members = Members()
         self.staged = Staged()
+        self.nodes = Nodes()
         self.leader: Leader | None = None
         self.applied_revision = 0
         self.counters: Counter[str] = Counter()
@@ -161,6 +175,7 @@ class MdsService:
         members.apply(snapshot.items)
         self.staged = Staged()
         self.staged.apply(snapshot.items)
+        self.nodes.apply(snapshot.items)
         if snapshot.seq:
             found = state.cluster
             if found is None or found.cluster_id != self.config.cluster_id:
@@ -226,7 +241,10 @@ class MdsService:
                 change, waiting = waiting.result(), None
                 state.apply(change.mutations)
                 self.staged.apply(change.mutations)
-                if members.apply(change.mutations) or not self._authenticator:
+                if self.nodes.apply(change.mutations):
+                    self._drop_revoked()
+                secret = any(key.startswith(keys.SECRET) for key, _ in change.mutations)
+                if members.apply(change.mutations) or secret or not self._authenticator:
                     self._learn(state, members)
                 seq = change.seq or seq
                 self.applied_revision = change.revision
@@ -384,9 +402,15 @@ class MdsService:
         peer = conn.state
         if not isinstance(peer, Peer):
             raise VstorError(ErrorCode.BAD_REQUEST, "Hello comes first")
-        if isinstance(body, m.AuthStart | m.AuthExchange | m.AuthFinish):
+        if isinstance(body, m.AuthStart | m.AuthExchange | m.AuthFinish | m.AuthChange):
             if self._authenticator is None:
                 raise VstorError(ErrorCode.META_UNAVAILABLE, "the MDS has not loaded its metadata yet; try again")
+            if isinstance(body, m.AuthChange):
+                if self.term is None:
+                    raise VstorError(ErrorCode.NOT_LEADER, "this MDS does not lead")
+                self._authenticator.answer(conn, body, [])  # raises
+                self._answer_later(peer, request.id, self._set_verifier(self.term, body.verifier))
+                return None
             return self._authenticator.answer(conn, body, [r.address for r in self.members.active()])
         if peer.ctx.role == "auth":
             raise VstorError(ErrorCode.DENIED, "this connection is for authentication only")
@@ -406,6 +430,12 @@ class MdsService:
             if not term.may_serve():
                 raise VstorError(ErrorCode.META_UNAVAILABLE, "the MDS has no contact with etcd and may not serve now")
             return m.JsonReply(json.dumps(term.core.status(term.now_ms()) | self.mds_status()).encode())
+        if isinstance(body, m.ListNodes):
+            connected = {c.peer_name for c in self.server.connections} if self.server is not None else set()
+            return m.JsonReply(json.dumps(self.nodes.listing(connected)).encode())
+        if isinstance(body, m.RevokeNode):
+            self._answer_later(peer, request.id, self._revoke(term, body))
+            return None
         if isinstance(body, m.MdsJoin) and self.ops is not None:
             self._answer_later(peer, request.id, self.ops.join(body))
             return None
@@ -414,6 +444,30 @@ class MdsService:
             return None
         term.request(peer, request.id, request.ack, body)
         return None
+
+    async def _set_verifier(self, term: Term, verifier: bytes) -> m.Ok:
+        mutation: Mutation = (keys.named(keys.SECRET, "verifier"), encode_record(Blob(verifier)))
+        await term.commit([mutation])
+        self.state.apply([mutation])
+        self._learn(self.state, self.members)
+        term.report_event("warn", "The cluster password was changed")
+        return m.Ok()
+
+    async def _revoke(self, term: Term, body: m.RevokeNode) -> m.JsonReply:
+        names = self.nodes.resolve(body.name)
+        if not body.dry_run:
+            new = [nodes.revocation(name, term.now_ms()) for name in names if name not in self.nodes.revoked]
+            await term.commit(new)
+            self.nodes.apply(new)
+            term.revoke_tickets()
+            term.report_event("warn", f"Certificates of node {body.name} were revoked: {', '.join(names)}")
+            self._drop_revoked()
+        return m.JsonReply(json.dumps({"certificates": names, "dry_run": body.dry_run}).encode())
+
+    def _drop_revoked(self) -> None:
+        for conn in list(self.server.connections) if self.server is not None else []:
+            if conn.peer_name in self.nodes.revoked:
+                conn.close()
 
     def _answer_later(self, peer: Peer, request_id: int, work: Awaitable[m.ReplyBody]) -> None:
         async def answer() -> None:
@@ -445,6 +499,7 @@ class MdsService:
             )
             self._next_conn_id += 1
             conn.state = Peer(conn, ctx)
+            self.nodes.saw(conn, body)
         leads = (
             self.term is not None and self.term.may_serve()
         )  # without contact to etcd somebody else may lead: clients look
@@ -472,5 +527,6 @@ class MdsService:
         if body.cluster != self.config.cluster or body.cluster_id != self.config.cluster_id:
             message = f"this is the MDS of cluster {self.config.cluster!r} (id {self.config.cluster_id}); check bs.list"
             raise VstorError(ErrorCode.WRONG_CLUSTER, message)
+        self.nodes.check(conn)
         if not conn.role or (body.role == "mds" and conn.role != pki.ROLE_MDS):
             raise VstorError(ErrorCode.DENIED, "the certificate does not allow this role")

@@ -161,6 +161,10 @@ class Term:
         """An event of the shell into the log."""
         self._step(lambda: self.core.report_event(severity, "MDS", message, self.now_ms()))
 
+    def revoke_tickets(self) -> None:
+        """No ticket given out so far opens a chunk any more; clients that may, get new ones."""
+        self._step(lambda: self.core.revoke_tickets(self.now_ms()))
+
     async def commit(self, mutations: Iterable[Mutation]) -> None:
         """Records of the shell. Returns when they are durable. Raises NOT_LEADER when the term ended before."""
         if self._failure is not None:

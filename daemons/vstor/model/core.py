@@ -251,6 +251,12 @@ class Core:
         s.event(severity, message, system)
         return self._finish(s)
 
+    def revoke_tickets(self, now_ms: int) -> Outcome:
+        """New ticket keys in the place of all that are valid; chunk servers learn them with their next heartbeat."""
+        s = Step(self, _INTERNAL, 0, now_ms)
+        self.keyring.replace_all(s)
+        return self._finish(s)
+
     def status(self, now_ms: int) -> dict[str, Any]:
         """The status object of GetStatus; the shell adds `mds`. handle(GetStatus) gives the same with mds=[]."""
         return status.build(Step(self, _INTERNAL, 0, now_ms))

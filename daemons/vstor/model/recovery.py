@@ -63,6 +63,8 @@ class Progress:
     failed: int = 0
     running_since_ms: int = 0
     bytes_at_start: int = 0
+    mark: tuple[int, int] = (0, 0)  # (copied chunks, bytes) when progress was last seen, at mark_ms
+    mark_ms: int = 0
     samples: list[tuple[int, int]] = field(default_factory=list)  # (time, copied bytes), one a second, a minute of them
 
 
@@ -357,6 +359,7 @@ class Recovery:
     def _tell_progress(self, s: Step) -> None:
         p = self.progress
         waiting = s.core.tracker.queued() + len(self.jobs)
+        self.no_progress_ms(s, waiting > 0)
         if not p.samples or s.now_ms - p.samples[-1][0] >= 1000:
             p.samples.append((s.now_ms, p.copied_bytes))
             del p.samples[:-60]
@@ -366,6 +369,14 @@ class Recovery:
         elif not waiting and p.running_since_ms and s.core.tracker.settled():
             p.running_since_ms = 0
             s.event("info", "Replication completed")
+
+    def no_progress_ms(self, s: Step, waiting: bool) -> int:
+        """How long copies have been wanted without one being finished or bytes having moved; 0: none is wanted."""
+        p = self.progress
+        mark = (p.copied_chunks, p.copied_bytes)
+        if not waiting or mark != p.mark:
+            p.mark, p.mark_ms = mark, s.now_ms
+        return s.now_ms - p.mark_ms
 
     def rate_bytes_s(self) -> float:
         """Copying speed of the last minute."""

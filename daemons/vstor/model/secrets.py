@@ -57,6 +57,13 @@ class Keyring:
             new = msgspec.structs.replace(cluster, ticket_key_id=cluster.ticket_key_id + 1, ticket_key_ms=s.now_ms)
             s.tx.put_cluster(new)
 
+    def replace_all(self, s: Step) -> None:
+        """Take as many new ticket keys as are kept: none of the present ones is accepted any more."""
+        cluster = s.state.cluster
+        assert cluster is not None
+        number = cluster.ticket_key_id + TICKET_KEYS_KEPT
+        s.tx.put_cluster(msgspec.structs.replace(cluster, ticket_key_id=number, ticket_key_ms=s.now_ms))
+
     def ticket(
         self, s: Step, session_id: int, chunk: Chunk, chunk_bytes: int, *, write: bool, create: bool = False
     ) -> bytes:

@@ -194,7 +194,24 @@ def _space(s: Step, root: Policy) -> dict[str, int]:
         "raw_free_bytes": free,
         "raw_used_bytes": sum(max(0, live.space_bytes - live.free_bytes) for live in reachable),
         "capacity_limit_bytes": s.core.config.int("mds.alloc.capacity_limit"),
+        "free_after_largest_host_bytes": _after_largest_host(s),
     }
+
+
+def _after_largest_host(s: Step) -> int:
+    """Raw bytes that would be left if the host with the most data were lost and its data copied to the others; below 0: they do not fit."""
+    used: dict[str, int] = {}
+    free: dict[str, int] = {}
+    for live in s.core.servers.live.values():
+        record = s.state.servers[live.cs_id]
+        if live.activity != ACTIVE or record.admin not in ("normal", "maintenance"):
+            continue
+        used[record.host_id] = used.get(record.host_id, 0) + max(0, live.space_bytes - live.free_bytes)
+        free[record.host_id] = free.get(record.host_id, 0) + max(0, live.free_bytes - s.core.servers.margin(s, live))
+    if not used:
+        return 0
+    largest = max(used, key=lambda host: used[host])
+    return sum(free.values()) - free[largest] - used[largest]
 
 
 def _replication(s: Step) -> dict[str, Any]:
@@ -210,6 +227,7 @@ def _replication(s: Step) -> dict[str, Any]:
         "copied_bytes": recovery.progress.copied_bytes,
         "failed": recovery.progress.failed,
         "rate_bytes_s": round(rate),
+        "no_progress_ms": recovery.no_progress_ms(s, waiting > 0),
         "eta_s": eta,
         "stopped_by_guard": s.core.servers.mass_failure(s),
         "fencing": len(s.core.fences.active),

@@ -252,7 +252,7 @@ class File:
         return int(lib.vst_file_unsynced(self.handle)) == 1
 
     def note_lost(self) -> None:
-        """Acknowledged writes are gone: the next SYNC asks for a commit, whose answer can say so."""
+        """Acknowledged writes are gone: every SYNC under way ends with EIO, or the next one does."""
         lib.vst_file_note_lost(self.handle)
 
     def committed(self, cookie: int, error: int) -> bool:

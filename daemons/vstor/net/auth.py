@@ -18,7 +18,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from spake2 import SPAKE2_A, SPAKE2_B, SPAKEError
 
@@ -177,10 +177,13 @@ class Authenticator:
         if isinstance(body, m.AuthExchange):
             challenge, conn.auth_key = self.exchange(peer_ip, body.message)
             return challenge
-        assert isinstance(body, m.AuthFinish)
+        assert isinstance(body, m.AuthFinish | m.AuthChange)
         key, conn.auth_key = conn.auth_key, None
         if key is None:
             raise VstorError(ErrorCode.BAD_REQUEST, "AuthFinish without AuthExchange")
+        if isinstance(body, m.AuthChange):
+            self.check_change(peer_ip, key, body)
+            return m.Ok()
         return self.finish(peer_ip, key, body, mds_addresses)
 
     def start(self) -> m.AuthParams:
@@ -217,6 +220,21 @@ class Authenticator:
         tag = _mac(key, b"cert", self._ca_pem, cert)
         return m.AuthCertificate(cert, self._ca_pem, self._cluster_id, mds_addresses, tag)
 
+    def check_change(self, peer_ip: str, key: bytes, request: m.AuthChange) -> None:
+        """Raises WRONG_PASSWORD, BAD_REQUEST: who asks for a new password must have proven the old one, and the verifier must be sound."""
+        if not hmac.compare_digest(request.confirm, _mac(key, b"change", self._cert_hash, request.verifier)):
+            log.warning("change of the password refused peer=%s", peer_ip)
+            raise VstorError(ErrorCode.WRONG_PASSWORD)
+        try:
+            new = Verifier.from_json(request.verifier)
+        except (ValueError, KeyError, TypeError) as exc:
+            raise VstorError(ErrorCode.BAD_REQUEST, "malformed verifier") from exc
+        if (new.n, new.r, new.p, len(new.w)) != (SCRYPT_N, SCRYPT_R, SCRYPT_P, KEY_BYTES) or len(new.salt) < SALT_BYTES:
+            raise VstorError(
+                ErrorCode.BAD_REQUEST, "the verifier is weaker than it must be; use the same version everywhere"
+            )
+        self._limit.succeeded(peer_ip)
+
 
 async def prove(
     conn: RpcConnection,
@@ -230,24 +248,44 @@ async def prove(
     Raises: WRONG_PASSWORD when the server does not know the password (or somebody sits in between), WRONG_CLUSTER when the server is
         of another cluster than `known_ca_pem`; nothing secret has been said then.
     """
-    ids = iter(range(1, 5))
-
-    async def ask(body: m.RequestBody, kind: type[_Reply]) -> _Reply:
-        async with asyncio.timeout(STEP_S_MAX):
-            reply = await conn.send(m.Request(next(ids), body))
-        if not isinstance(reply, kind):
-            raise VstorError(
-                ErrorCode.BAD_REQUEST,
-                "the MDS answered with a message of the wrong kind",
-            )
-        return reply
-
+    ask = _asker(conn)
     greeting = await ask(hello(cluster, "", "auth", identity.host_id()), m.HelloReply)
     if greeting.cluster != cluster:
         raise VstorError(
             ErrorCode.WRONG_CLUSTER,
             f"the MDS serves cluster {greeting.cluster!r}, not {cluster!r}; check -b or bs.list",
         )
+    key = await _agree(conn, ask, password)
+    confirm = _mac(key, b"client", conn.certificate_sha256, csr_pem)
+    reply = await ask(m.AuthFinish(confirm, csr_pem), m.AuthCertificate)
+    if not hmac.compare_digest(reply.tag, _mac(key, b"cert", reply.ca_pem, reply.certificate_pem)):
+        raise VstorError(ErrorCode.WRONG_PASSWORD)
+    if known_ca_pem is not None and known_ca_pem != reply.ca_pem:
+        message = f"this node belongs to another cluster named {cluster!r}; remove {paths.cluster_dir(cluster)} to join this one"
+        raise VstorError(ErrorCode.WRONG_CLUSTER, message)
+    return reply
+
+
+class _Ask(Protocol):
+    async def __call__(self, body: m.RequestBody, kind: type[_Reply]) -> _Reply: ...
+
+
+def _asker(conn: RpcConnection) -> _Ask:
+    """One request after the other on this connection, answers of the kind expected."""
+    ids = iter(range(1, 10))
+
+    async def ask(body: m.RequestBody, kind: type[_Reply]) -> _Reply:
+        async with asyncio.timeout(STEP_S_MAX):
+            reply = await conn.send(m.Request(next(ids), body))
+        if not isinstance(reply, kind):
+            raise VstorError(ErrorCode.BAD_REQUEST, "the MDS answered with a message of the wrong kind")
+        return reply
+
+    return ask
+
+
+async def _agree(conn: RpcConnection, ask: _Ask, password: bytes) -> bytes:
+    """The key both sides have when both know the password. Raises WRONG_PASSWORD when the server does not."""
     params = await ask(m.AuthStart(), m.AuthParams)
     if not (2 <= params.n <= SCRYPT_N_MAX and 1 <= params.r <= SCRYPT_R_MAX and 1 <= params.p <= SCRYPT_P_MAX):
         raise VstorError(ErrorCode.BAD_REQUEST, "the MDS asks for unreasonable scrypt parameters")
@@ -258,19 +296,12 @@ async def prove(
     )
     challenge = await ask(m.AuthExchange(side.start()), m.AuthChallenge)
     try:
-        key = side.finish(challenge.message)
+        key: bytes = side.finish(challenge.message)
     except (SPAKEError, ValueError, AssertionError) as exc:
         raise VstorError(ErrorCode.BAD_REQUEST, "the MDS sent a malformed password proof") from exc
     if not hmac.compare_digest(challenge.confirm, _mac(key, b"server", conn.certificate_sha256)):
         raise VstorError(ErrorCode.WRONG_PASSWORD)
-    confirm = _mac(key, b"client", conn.certificate_sha256, csr_pem)
-    reply = await ask(m.AuthFinish(confirm, csr_pem), m.AuthCertificate)
-    if not hmac.compare_digest(reply.tag, _mac(key, b"cert", reply.ca_pem, reply.certificate_pem)):
-        raise VstorError(ErrorCode.WRONG_PASSWORD)
-    if known_ca_pem is not None and known_ca_pem != reply.ca_pem:
-        message = f"this node belongs to another cluster named {cluster!r}; remove {paths.cluster_dir(cluster)} to join this one"
-        raise VstorError(ErrorCode.WRONG_CLUSTER, message)
-    return reply
+    return key
 
 
 async def _auth_node(cluster: str, password: bytes, bootstrap: list[str]) -> bool:
@@ -285,13 +316,77 @@ async def _auth_node(cluster: str, password: bytes, bootstrap: list[str]) -> boo
     finally:
         conn.close()
     changed = False
-    if known_ca is None or not _have_current(known_ca, cert_path, key_path):
+    if known_ca is None or not _have_current(known_ca, cert_path, key_path) or await _is_refused(cluster, bootstrap):
         # ca.crt last: with it the set is complete, and a rerun after a crash starts from the beginning.
         paths.write_atomic(key_path, key_pem, 0o600)
         paths.write_atomic(cert_path, reply.certificate_pem)
         paths.write_atomic(ca_path, reply.ca_pem)
         changed = True
     return identity.add_to_bs_list(cluster, bootstrap + reply.mds_addresses) or changed
+
+
+async def _is_refused(cluster: str, bootstrap: list[str]) -> bool:
+    """An MDS says that this node's certificate will not do: it was revoked."""
+    who = identity.load_identity(cluster)
+    context = pki.client_context(who.cert_path, who.key_path, who.ca_path)
+    for address in bootstrap:
+        try:
+            conn = await connect(identity.control_address(address), context, timeout_s=5.0)
+        except VstorError:
+            continue
+        try:
+            await _asker(conn)(hello(cluster, who.cluster_id, "ctl", who.host_id), m.HelloReply)
+            return False
+        except VstorError as exc:
+            return exc.code == ErrorCode.DENIED
+        finally:
+            conn.close()
+    return False
+
+
+async def _change_password(cluster: str, old: bytes, new: bytes, bootstrap: list[str]) -> None:
+    who = identity.load_identity(cluster)
+    context = pki.client_context(who.cert_path, who.key_path, who.ca_path)
+    queue = [identity.control_address(a) for a in bootstrap]
+    tried: set[str] = set()
+    last = VstorError(ErrorCode.UNREACHABLE, f"no MDS of cluster {cluster} leads at the moment")
+    while queue:
+        address = queue.pop(0)
+        if address in tried:
+            continue
+        tried.add(address)
+        try:
+            conn = await connect(address, context, timeout_s=5.0)
+        except VstorError as exc:
+            last = exc
+            continue
+        try:
+            ask = _asker(conn)
+            greeting = await ask(hello(cluster, who.cluster_id, "ctl", who.host_id), m.HelloReply)
+            if not greeting.leader:
+                queue[:0] = [greeting.leader_address] if greeting.leader_address else []
+                continue
+            key = await _agree(conn, ask, old)
+            verifier = make_verifier(new).to_json()
+            await ask(m.AuthChange(_mac(key, b"change", conn.certificate_sha256, verifier), verifier), m.Ok)
+            return
+        finally:
+            conn.close()
+    raise last
+
+
+def change_password(cluster: str, old: bytes, new: bytes, bootstrap: list[str]) -> None:
+    """Replace the cluster password; certificates stay valid. bootstrap: MDS-to-MDS addresses. Durable on return.
+
+    Raises: WRONG_PASSWORD, CONFIG (unfit new password), UNREACHABLE, DENIED (this node is not authenticated), LIMIT.
+    """
+    check_password(new)
+    try:
+        asyncio.run(_change_password(cluster, old, new, bootstrap))
+    except TimeoutError as exc:
+        raise VstorError(
+            ErrorCode.UNREACHABLE, "the MDS stopped answering; find out with auth-node which password holds"
+        ) from exc
 
 
 def _have_current(ca_pem: bytes, cert_path: Path, key_path: Path) -> bool:

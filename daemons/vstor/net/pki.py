@@ -223,7 +223,20 @@ def _context(protocol: int, cert: Path, key: Path, ca: Path) -> ssl.SSLContext:
             ErrorCode.DAMAGED,
             f"{cert}, {key} or {ca} is damaged ({exc.reason}); run auth-node again",
         ) from exc
+    _check_dates(cert)
     return context
+
+
+def _check_dates(path: Path) -> None:
+    """Raises DENIED with the mend for a certificate whose time is over, DAMAGED for none."""
+    try:
+        cert = x509.load_pem_x509_certificate(path.read_bytes())
+    except ValueError as exc:
+        raise VstorError(ErrorCode.DAMAGED, f"{path} is no certificate; run auth-node again") from exc
+    until = cert.not_valid_after_utc
+    if dt.datetime.now(dt.UTC) >= until:
+        mend = "run vstorctl auth-node again" if path.name == "node.crt" else "make this MDS again (rm-mds, make-mds)"
+        raise VstorError(ErrorCode.DENIED, f"the certificate {path} expired on {until:%Y-%m-%d}; {mend}")
 
 
 def client_context(cert: Path, key: Path, ca: Path) -> ssl.SSLContext:

@@ -806,6 +806,24 @@ class RestoreFinish(_Body, tag=127):
     """After a restore: go on without the chunk servers that have not come back (model/restored.py)."""
 
 
+class AuthChange(_Body, tag=128):
+    """A new password, proven by the old one: in place of AuthFinish. confirm = HMAC(K, "change" | certificate hash | verifier)."""
+
+    confirm: bytes
+    verifier: bytes  # net/auth.Verifier as JSON: the MDS never sees the password
+
+
+class ListNodes(_Body, tag=129):
+    """Nodes that have connected to this leader, and revoked certificates. JSON list."""
+
+
+class RevokeNode(_Body, tag=130):
+    """Revoke the certificates of a node for good. name: CN of a certificate, host id or host name. JSON: {certificates, dry_run}."""
+
+    name: str
+    dry_run: bool = False
+
+
 RequestBody = Union[
     Hello, AuthStart, AuthExchange, AuthFinish,
     SessionOpen, SessionRenew, SessionResume, SessionClose,
@@ -816,6 +834,7 @@ RequestBody = Union[
     CsCreate, CsRegister, CsHeartbeat, CsInventory, CsReport, CsOrderDone,
     GetStatus, GetEvents, GetConfig, SetConfig, GetPathAttr, SetPathAttr, FileInfo, RemoveCs, RemoveMds,
     GetLeases, RevokeLeases, ListChunks, MdsJoin, MdsReport, CsMaintenance, BackupDone, RestoreFinish,
+    AuthChange, ListNodes, RevokeNode,
 ]  # fmt: skip
 ReplyBody = Union[
     HelloReply, AuthParams, AuthChallenge, AuthCertificate, SessionReply, Renewed,

@@ -58,7 +58,7 @@ uint32_t vst_file_take_dirty(vst_file *f, uint64_t *end, uint64_t *mtime_ns, uin
 /* 1: writes were acknowledged that no SYNC has made durable since. Before a file is left to others (lease given back, session lost) this must be dealt with:
  * maps forgotten with vst_file_drop_chunks take the knowledge of what is unsynced with them. */
 int vst_file_unsynced(vst_file *f);
-/* Acknowledged writes are gone: the next SYNC raises VST_EV_COMMIT, so that whoever answers it can say so. */
+/* Acknowledged writes are gone: every SYNC under way ends with EIO, or the next one does. */
 void vst_file_note_lost(vst_file *f);
 
 /* Answer to VST_EV_COMMIT: error 0, or positive errno the caller gets. cookie 0: a commit nobody waits for was done. */
@@ -71,7 +71,8 @@ int vst_file_take_touched(vst_file *f, uint64_t *pairs, uint32_t npairs);
 /* I/O. buf any alignment, kept until the completion. Completion: event IO_DONE with the cookie; result bytes or -errno.
  * READ stops at vst_file_size. WRITE moves it; one that begins behind it clears what lies between in the last chunk. PUNCH stops at it
  * without flag 4. flags: 1 durable, 2 append (offset ignored: the size at execution), 4 tail. */
-enum vst_io_op { VST_IO_READ = 1, VST_IO_WRITE = 2, VST_IO_SYNC = 3, VST_IO_PUNCH = 4 };
+/* FLUSH waits until all earlier writes are on their replicas (not: on stable storage); needs no lease, and is no error when they failed. */
+enum vst_io_op { VST_IO_READ = 1, VST_IO_WRITE = 2, VST_IO_SYNC = 3, VST_IO_PUNCH = 4, VST_IO_FLUSH = 5 };
 int vst_file_submit(vst_file *f, int op, uint64_t off, uint64_t len, void *buf, uint32_t flags, uint64_t cookie);
 int64_t vst_file_io(vst_file *f, int op, uint64_t off, uint64_t len, void *buf, uint32_t flags); /* the same, blocking */
 

@@ -439,3 +439,30 @@ async def test_modes_of_new_nodes(world: World) -> None:
     for bad in (b"", b".", b"..", b"a/b", b"n" * 256):
         with pytest.raises(VstorError):
             await a.names.make(m.Create(ROOT_INO, bad, stat.S_IFDIR | 0o750, 5, 6))
+
+
+async def test_a_recall_leaves_nothing_unsynced_behind(world: World) -> None:
+    a, b = await world.client(), await world.client()
+    ino, _ = await make(a, b"f", b"precious")
+    file = a.table.need(ino).file
+    assert file.unsynced()
+    await b.files.open(ino, os.O_RDONLY)
+    assert not file.unsynced(), "others get the file only when it is on stable storage"
+
+
+async def test_fsync_says_once_what_was_lost_with_the_session(world: World) -> None:
+    a = await world.client()
+    ino, _ = await make(a, b"f", b"precious")
+    a.leases.lost()
+    with pytest.raises(OSError, match="Input/output error"):
+        await a.files.sync(ino)
+    await a.files.sync(ino)
+
+
+async def test_a_hint_that_a_map_changed_keeps_what_is_to_be_committed(world: World) -> None:
+    a = await world.client()
+    ino, _ = await make(a, b"f", b"precious")
+    a.leases.push(m.MapChanged(ino, 0, 1))
+    await a.files.sync(ino)
+    commits = [body for body in world.mds.seen if isinstance(body, m.Commit) and body.ino == ino]
+    assert [body.written for body in commits] == [[0]], "the chunk is void no more"

@@ -15,7 +15,8 @@ from vstor.proto import messages
 from tests.unit.ctl.conftest import Ctl, FakeCluster
 
 VERBS = {
-    "make-mds", "backup", "restore", "rm-mds", "auth-node", "check", "deploy", "discover", "make-cs", "configure-cs", "rm-cs",
+    "make-mds", "backup", "restore", "change-password", "list-nodes", "revoke-node",
+    "rm-mds", "auth-node", "check", "deploy", "discover", "make-cs", "configure-cs", "rm-cs",
     "maintenance", "status", "top", "get-event", "get-attr", "set-attr",
     "get-config", "set-config", "file-info", "list-chunks", "get-leases", "revoke", "list-services", "service", "mount", "umount", "report",
 }  # fmt: skip

@@ -17,7 +17,7 @@ from vstor.mds import service as service_module
 from vstor.mds.repo_files import Repository
 from vstor.mds.service import MdsService
 from vstor.meta.memory import MemoryStore
-from vstor.net import pki
+from vstor.net import auth, pki
 from vstor.net.identity import load_identity
 from vstor.net.rpc_client import CallNow, MdsClient
 from vstor.net.rpc_connection import connect, hello
@@ -203,6 +203,80 @@ async def test_a_deposed_leader_starts_over_as_standby(first: Repository, tmp_pa
             assert await names(client) == {b"a", b"b"}
             assert one.counters["lives_ended"] == 1
             assert one.counters["terms"] in (before, before + 1)  # whoever was faster
+
+
+async def test_the_password_is_changed_by_who_knows_it(
+    first: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = MemoryStore()
+    async with serving(first, store) as one:
+        second = await join(tmp_path)
+        async with serving(second, store) as two:
+            peers = [one.config.address, two.config.address]
+            with pytest.raises(VstorError) as caught:
+                await asyncio.to_thread(auth.change_password, NAME, b"wrong", b"new one", peers)
+            assert caught.value.code == ErrorCode.WRONG_PASSWORD
+            with pytest.raises(VstorError, match="empty"):
+                await asyncio.to_thread(auth.change_password, NAME, b"password", b"", peers)
+            await asyncio.to_thread(auth.change_password, NAME, b"password", b"new one", [two.config.address, *peers])
+            monkeypatch.setenv("VSTOR_ETC", str(tmp_path / "other"))
+            for address in peers:  # the standby has heard of it too
+                with pytest.raises(VstorError) as caught:
+                    await asyncio.to_thread(auth.auth_node, NAME, b"password", [address])
+                assert caught.value.code == ErrorCode.WRONG_PASSWORD
+                await asyncio.to_thread(auth.auth_node, NAME, b"new one", [address])
+    async with serving(first, store):
+        with pytest.raises(VstorError) as caught:
+            await asyncio.to_thread(auth.auth_node, NAME, b"password", [peers[0]])
+        assert caught.value.code == ErrorCode.WRONG_PASSWORD
+
+
+async def test_a_revoked_node_is_refused_at_once(
+    first: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = MemoryStore()
+    async with serving(first, store) as one:
+        address = one.config.address
+        own = load_identity(NAME)
+        monkeypatch.setenv("VSTOR_ETC", str(tmp_path / "other"))
+        await asyncio.to_thread(auth.auth_node, NAME, b"password", [address])
+        other = load_identity(NAME)
+        assert other.host_id != own.host_id
+        bad = MdsClient(other, "client", bootstrap=[address])
+        opened = await bad.call(m.SessionOpen("/mnt", 1, other.host_id, "h"), deadline_s=20)
+        assert isinstance(opened, m.SessionReply)
+        assert one.term is not None
+        cluster = one.state.cluster
+        assert cluster is not None
+        key_before = cluster.ticket_key_id
+        admin = MdsClient(own, "ctl", bootstrap=[address])
+        listed = await admin.call(m.ListNodes(), deadline_s=20)
+        assert isinstance(listed, m.JsonReply)
+        row = next(n for n in json.loads(listed.json) if n["host_id"] == other.host_id)
+        assert (row["connected"], row["revoked_ms"], row["roles"]) == (True, 0, ["client"])
+        with pytest.raises(VstorError, match="list-nodes"):
+            await admin.call(m.RevokeNode("nobody"), deadline_s=20)
+        await admin.call(m.RevokeNode(other.host_id, dry_run=True), deadline_s=20)
+        assert bad.connected
+        await admin.call(m.RevokeNode(other.host_id), deadline_s=20)
+        with pytest.raises(VstorError) as caught:
+            await bad.call(m.StatFs(m.ROOT_INO), deadline_s=1)
+        assert caught.value.code == ErrorCode.DENIED
+        assert "revoked" in caught.value.message
+        assert one.state.cluster is not None
+        assert one.state.cluster.ticket_key_id == key_before + 2, "no ticket given out before opens a chunk"
+        await bad.close()
+        await admin.close()
+    async with serving(first, store):  # also after a restart
+        client = MdsClient(other, "ctl", bootstrap=[address])
+        with pytest.raises(VstorError) as caught:
+            await client.call(m.GetStatus(), deadline_s=1)
+        assert caught.value.code == ErrorCode.DENIED
+        await client.close()
+        assert await asyncio.to_thread(auth.auth_node, NAME, b"password", [address]), "a new certificate"
+        client = MdsClient(load_identity(NAME), "ctl", bootstrap=[address])
+        await client.call(m.GetStatus(), deadline_s=20)
+        await client.close()
 
 
 async def test_unknown_outcome_of_a_commit_is_found_out_by_the_retry(first: Repository) -> None:

@@ -680,3 +680,20 @@ def test_a_flag_of_void_ends_with_the_report_of_the_writer() -> None:
     w.client.modes[w.ino] = m.SHARED
     assert not w.chunk(3).flags & VOID
     assert w.sim.state.inodes[w.ino].used == 2
+
+
+def test_a_damaged_source_is_what_leaves_the_map_when_replicas_are_reconciled(monkeypatch: pytest.MonkeyPatch) -> None:
+    w = World()
+    source, *others = w.chunk().replicas
+    execute = Server.execute
+
+    def from_damaged(server: Server, order: Any) -> tuple[int, int]:
+        if isinstance(order, m.OrderReconcile) and order.sources[0].cs_id == source:
+            return ErrorCode.CORRUPT, 0
+        return execute(server, order)
+
+    monkeypatch.setattr(Server, "execute", from_damaged)
+    w.sim.clients.clear()
+    while len(w.chunk().replicas) == 3:
+        w.sim.step(renew=False)
+    assert set(w.chunk().replicas) == set(others)

@@ -9,17 +9,21 @@ import random
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from vstor.native import lib
+from vstor.codes_gen import ErrorCode
+from vstor.native import cl, lib
+from vstor.proto.wire_gen import FrameType
 
 from tests.helpers.minifuse import FLUSH, MiniFuse, fio
 from tests.helpers.minimds import CHUNK_BYTES, MiniMds
 from tests.unit.native.test_cl import cluster, noise, replicas_of
 
 FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE = 1, 2
+NONE, EXCLUSIVE = lib.VST_LEASE_NONE, lib.VST_LEASE_EXCLUSIVE
 READ, WRITE, FSYNC, FALLOCATE, LSEEK = 15, 16, 20, 43, 46
 
 
@@ -80,6 +84,7 @@ def test_fsync_is_durable_and_committed(fuse: MiniFuse) -> None:
     try:
         os.write(fd, noise(10_000))
         ino = fuse.names[b"s"]
+        os.close(os.dup(fd))  # waits for the replicas, no more
         chunk = fuse.mds.inodes[ino].chunks[0]
         assert not any(cs.chunks[chunk.chunk_id].synced for cs in fuse.mds.servers.values())
         os.fsync(fd)
@@ -87,6 +92,120 @@ def test_fsync_is_durable_and_committed(fuse: MiniFuse) -> None:
         assert fuse.mds.inodes[ino].committed == [(10_000, [0])]
     finally:
         os.close(fd)
+
+
+def hold_writes(mds: MiniMds) -> None:
+    for cs in mds.servers.values():
+        cs.faults.hold = lambda frame: frame.type == FrameType.WRITE
+
+
+def sent(mds: MiniMds) -> int:
+    return sum(kind == FrameType.WRITE for kind, _chunk, _version in mds.servers[1].requests)
+
+
+def test_buffered_writes_are_answered_from_memory_and_gathered(fuse: MiniFuse, mds: MiniMds) -> None:
+    path = fuse.point / "g"
+    data = noise(64 * 4096)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        os.write(fd, b"x")
+        os.fsync(fd)
+        before = sent(mds)
+        hold_writes(mds)
+        for i in range(64):
+            assert os.pwrite(fd, data[i * 4096 : (i + 1) * 4096], i * 4096) == 4096
+        assert os.fstat(fd).st_size == len(data)
+        for cs in mds.servers.values():
+            cs.release()
+        os.fsync(fd)
+        assert sent(mds) - before < 16, "neighbours went out one by one"
+    finally:
+        os.close(fd)
+    assert set(replicas_of(mds, fuse.names[b"g"], 0, 0, len(data))) == {data}
+    assert path.read_bytes() == data
+
+
+def test_fsync_close_and_recall_wait_for_what_was_answered(fuse: MiniFuse, mds: MiniMds) -> None:
+    path = fuse.point / "w"
+    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    os.write(fd, noise(4096))
+    os.fsync(fd)
+    file, ino = fuse.files[fuse.names[b"w"]], fuse.names[b"w"]
+
+    def recall() -> None:
+        file.set_lease(NONE, 77)
+
+    for wait in (lambda: os.fsync(fd), lambda: os.close(os.dup(fd)), recall):
+        file.set_lease(EXCLUSIVE, 0)
+        hold_writes(mds)
+        new = noise(4096, 100 + sent(mds))
+        assert os.pwrite(fd, new, 0) == 4096
+        assert os.pwrite(fd, new, 4096) == 4096  # gathered
+        drained = mds.count_events(lib.VST_EV_DRAINED)
+        waiter = threading.Thread(target=wait)
+        waiter.start()
+        file.io(lib.VST_IO_READ, 1 << 19, 10, bytearray(10))  # the engine has had its turns
+        assert mds.count_events(lib.VST_EV_DRAINED) == drained
+        assert set(replicas_of(mds, ino, 0, 0, 4096)) != {new}
+        for cs in mds.servers.values():
+            cs.release()
+        waiter.join(20)
+        if wait is recall:
+            mds.wait_event(lib.VST_EV_DRAINED, count=drained + 1)
+        assert set(replicas_of(mds, ino, 0, 0, 8192)) == {new + new}
+    file.set_lease(EXCLUSIVE, 0)
+    os.close(fd)
+
+
+def test_a_failure_after_the_answer_is_told_once(fuse: MiniFuse, mds: MiniMds) -> None:
+    policy = mds.policy
+
+    def cannot(event: cl.Event) -> bool:
+        if event.kind != lib.VST_EV_REPLICA_FAILED:
+            return policy(event)
+        mds.inodes[event.ino].file.fail(event.index, errno.EROFS)
+        return True
+
+    path = fuse.point / "e"
+    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        os.write(fd, noise(4096))
+        os.fsync(fd)
+        mds.policy = cannot
+        mds.servers[2].faults.on_request = lambda frame: ErrorCode.IO_ERROR if frame.type == FrameType.WRITE else None
+        assert os.pwrite(fd, noise(4096, 2), 0) == 4096
+        with pytest.raises(OSError, match="Read-only") as caught:
+            os.fsync(fd)
+        assert caught.value.errno == errno.EROFS
+        os.fsync(fd)
+        mds.servers[2].faults.on_request = None
+        assert os.pwrite(fd, noise(4096, 3), 0) == 4096
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    assert set(replicas_of(mds, fuse.names[b"e"], 0, 0, 4096)) == {noise(4096, 3)}
+
+
+def test_what_was_answered_under_a_lost_lease_is_not_written_under_the_next(fuse: MiniFuse, mds: MiniMds) -> None:
+    """Another client may have written since. The program hears of it at its fsync."""
+    path = fuse.point / "f"
+    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        os.write(fd, noise(4096))
+        os.fsync(fd)
+        file, ino = fuse.files[fuse.names[b"f"]], fuse.names[b"f"]
+        hold_writes(mds)
+        assert os.pwrite(fd, noise(4096, 2), 4096) == 4096  # on its way
+        assert os.pwrite(fd, noise(4096, 3), 0) == 4096  # gathered
+        file.set_lease(NONE, 0)
+        file.set_lease(EXCLUSIVE, 0)
+        for cs in mds.servers.values():
+            cs.release()
+        with pytest.raises(OSError, match="Input/output"):
+            os.fsync(fd)
+    finally:
+        os.close(fd)
+    assert set(replicas_of(mds, ino, 0, 0, 4096)) == {noise(4096)}
 
 
 def test_o_dsync_writes_are_durable(fuse: MiniFuse) -> None:
@@ -203,6 +322,7 @@ def test_a_dead_server_stalls_only_for_a_moment(fuse: MiniFuse, mds: MiniMds) ->
     fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         os.write(fd, noise(10_000))
+        os.fsync(fd)
         mds.servers[2].stop()
         os.pwrite(fd, b"zz", 5)
         os.fsync(fd)
@@ -214,8 +334,6 @@ def test_a_dead_server_stalls_only_for_a_moment(fuse: MiniFuse, mds: MiniMds) ->
 
 def test_a_blocked_chunk_stalls_only_its_requests(fuse: MiniFuse, mds: MiniMds) -> None:
     """P6: others on the same mount go on while one write waits for a map."""
-    import threading
-
     stuck = fuse.point / "stuck"
     stuck.write_bytes(noise(100))
     ino = fuse.names[b"stuck"]

@@ -23,6 +23,19 @@ async def authenticate(password: bytes, address: str, cluster: str = CLUSTER) ->
     return await asyncio.to_thread(auth.auth_node, cluster, password, [address])
 
 
+async def test_an_expired_certificate_is_said_with_the_mend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ca, ca_key = pki.make_ca("c", "0" * 32)
+    csr, key = pki.make_csr("n")
+    monkeypatch.setattr(pki, "CERTIFICATE_DAYS", -1)
+    cert = pki.issue(ca, ca_key, csr, common="node-1", role=pki.ROLE_NODE)
+    paths = tmp_path / "node.crt", tmp_path / "node.key", tmp_path / "ca.crt"
+    for path, data in zip(paths, (cert, key, ca), strict=True):
+        path.write_bytes(data)
+    with pytest.raises(VstorError, match=r"expired on .*auth-node") as caught:
+        pki.client_context(*paths)
+    assert caught.value.code == ErrorCode.DENIED
+
+
 async def test_right_password_makes_the_files_once(etc: Path, make_pki) -> None:
     async with running(make_pki("pki")) as (mds, server, address):
         assert await authenticate(PASSWORD, address)
