@@ -52,6 +52,12 @@ purge() {
         id=$(vstorctl -c vstor discover --format json | .venv/bin/python -c 'import json, sys; print(json.load(sys.stdin)[0]["cluster_id"])')
         run purge make purge CLUSTER=vstor ID="$id"
     fi
+    for left in /etc/vstor/clusters/vstor /var/lib/vstor/mds/1 /var/lib/vstor/cs/1 ~/.config/vstor/vstor.password; do
+        if [[ -e $left ]]; then
+            echo "purge left $left"
+            return 1
+        fi
+    done
 }
 
 # Everything a run may write. What Ansible keeps for a moment in ~/.ansible is not the cluster's.
@@ -105,6 +111,7 @@ same empty-before empty-after
 step "make up"
 run up make up
 grep -q 'cluster vstor is healthy' "$work/up"
+grep -q ' /mnt/vstor fuse.vstor ' /proc/mounts
 step "make up again"
 run up-again make up
 unchanged up-again
@@ -151,6 +158,10 @@ unchanged up-after-reboot-again
 
 step "make down, make up"
 run down make down
+if grep -q ' /mnt/vstor ' /proc/mounts; then
+    echo "still mounted after make down"
+    exit 1
+fi
 run down-again make down
 unchanged down-again
 run up-after-down make up
