@@ -24,6 +24,7 @@ finish() {
     fi
 }
 trap finish EXIT
+trap 'exit 143' TERM INT
 
 step() {
     printf '%4ss  %s\n' "$SECONDS" "$*"

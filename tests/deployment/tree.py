@@ -12,14 +12,18 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+HASHED_BYTES_MAX = 1 << 20  # larger files (chunks, 64 MiB each) by size and time only
+
 
 def describe(path: Path) -> str:
     """The line of one entry."""
     entry = path.lstat()
     if stat.S_ISLNK(entry.st_mode):
         content = os.readlink(path)
-    elif stat.S_ISREG(entry.st_mode):
+    elif stat.S_ISREG(entry.st_mode) and entry.st_size <= HASHED_BYTES_MAX:
         content = hashlib.sha256(path.read_bytes()).hexdigest()
+    elif stat.S_ISREG(entry.st_mode):
+        content = f"{entry.st_size} bytes"
     else:
         content = "-"
     # A directory's time changes when a name in it is made and removed again, which is writing too.
