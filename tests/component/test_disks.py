@@ -425,6 +425,7 @@ def test_purge_leaves_a_blank_disk_that_can_be_given_again(disks: Disks) -> None
     assert Path(wish["path"]).is_mount()
     assert disks.run(state="purged", path=wish["path"])["changed"] is True
     assert digest(file) != before
+    assert not Path(wish["path"]).exists()
     assert "vstor" not in disks.fstab.read_text()
     assert disks.run(state="purged", path=wish["path"])["changed"] is False
     # As a new disk: nothing has to be named for wiping.

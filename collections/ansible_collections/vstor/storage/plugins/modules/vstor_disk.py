@@ -160,6 +160,8 @@ permissions:
   returned: with O(state=planned) and O(state=present)
 """
 
+import os
+
 from ansible_collections.vstor.storage.plugins.module_utils import disk_plan
 from ansible_collections.vstor.storage.plugins.module_utils.disk_format import FormatError, Formatter
 from ansible_collections.vstor.storage.plugins.module_utils.disk_probe import Prober
@@ -245,6 +247,8 @@ def purge(module, prober, formatter, cluster_id):
     changed = bool(found)
     if found or uuid:
         changed = formatter.forget(path, module.check_mode) or changed
+        if not module.check_mode and os.path.isdir(path) and not os.listdir(path):
+            os.rmdir(path)
     finish(module, changed, {"path": path if changed else ""}, {"path": ""})
 
 
