@@ -1,4 +1,4 @@
-"""Write README.md of each role from its argument specs, and check that specs, defaults and documents agree.
+"""Write README.md of each role from its argument specs, and of the collection, and check that specs, defaults and documents agree.
 
 Usage: role_docs.py [--check]
 `--check` writes nothing and exits 1 with a line for each difference: a variable that only one of meta/argument_specs.yml and
@@ -7,6 +7,7 @@ defaults/main.yml has, another default, a missing description, a README that is 
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
+COLLECTION = ROOT / "collections/ansible_collections/vstor/storage"
 MISSING = object()
 
 
@@ -92,6 +94,55 @@ def readme(role: Path) -> str:
     return "\n".join(lines)
 
 
+def first_sentence(text: str) -> str:
+    """Up to the first full stop."""
+    return re.split(r"(?<=[^.])\.(?:\s|$)", " ".join(text.split()), maxsplit=1)[0]
+
+
+def collection_readme() -> str:
+    """What is in the collection: a table each of playbooks, roles and modules, from their own words."""
+    playbooks, roles, modules = [], [], []
+    for file in sorted((ROOT / "playbooks").glob("*.yml")):
+        comment = re.match(r"---\n((?:#.*\n)+)", file.read_text())
+        said = first_sentence(comment[1].replace("#", " ")) if comment else ""
+        playbooks.append(f"| `vstor.storage.{file.stem.replace('-', '_')}` | {said} |")
+    for role in sorted((ROOT / "roles").iterdir()):
+        main = load(role / "meta/argument_specs.yml")["argument_specs"]["main"]
+        roles.append(f"| `vstor.storage.{role.name}` | {main['short_description']} |")
+    for file in sorted((COLLECTION / "plugins/modules").glob("*.py")):
+        found = re.search(r"^short_description: (.*)$", file.read_text(), flags=re.MULTILINE)
+        modules.append(f"| `vstor.storage.{file.stem}` | {found[1] if found else ''} |")
+    return f"""# Collection vstor.storage
+
+<!-- Made by make docs. -->
+
+Playbooks, roles and modules that make vstor clusters, run them and look after them.
+
+    ansible-galaxy collection install vstor-storage-VERSION.tar.gz
+    ansible-playbook vstor.storage.site -i inventory
+
+Without the tree of vstor there are no wheels to build: set `vstor_install_method: package` and name the repository (role `vstor_repo`). Variables:
+the READMEs of the roles. Only `ansible.builtin` is needed besides.
+
+| playbook | does |
+| --- | --- |
+{chr(10).join(playbooks)}
+
+| role | does |
+| --- | --- |
+{chr(10).join(roles)}
+
+The modules call `vstorctl … --format json` on the host, support check and diff mode, and change nothing when run again.
+
+| module | does |
+| --- | --- |
+{chr(10).join(modules)}
+
+The filter `vstor.storage.inventory_problems` checks inventory and variables as a whole. `ansible-doc vstor.storage.vstor_cs` prints the documentation of
+a module, `ansible-doc -t role vstor.storage.vstor_cs` that of a role.
+"""
+
+
 def main(argv: list[str]) -> int:
     """Exit code: 0 fine, 1 differences."""
     check = "--check" in argv
@@ -106,6 +157,11 @@ def main(argv: list[str]) -> int:
             file.write_text(text)
         elif not file.exists() or file.read_text() != text:
             found.append(f"{role.name}: README.md is not up to date; run make docs")
+    readme_file, text = COLLECTION / "README.md", collection_readme()
+    if not check:
+        readme_file.write_text(text)
+    elif readme_file.read_text() != text:
+        found.append("collection vstor.storage: README.md is not up to date; run make docs")
     for line in found:
         print(line, file=sys.stderr)
     return 1 if found else 0
