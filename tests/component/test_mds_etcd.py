@@ -51,7 +51,13 @@ class Mdss:
     def create(self) -> None:
         self.addresses[1] = f"127.0.0.1:{free_base_port('127.0.0.1')}"
         create_cluster(
-            NAME, self.addresses[1], self.repo(1), PASSWORD, None, {"mds.lease.ttl": "4000", "mds.lease.margin": "1000"}
+            NAME,
+            self.addresses[1],
+            self.repo(1),
+            PASSWORD,
+            None,
+            # long: these sessions are not renewed while the test starts a daemon
+            {"mds.lease.ttl": "30000", "mds.lease.margin": "1000"},
         )
 
     def join(self, mds_id: int) -> dict[str, Any]:
