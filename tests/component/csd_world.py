@@ -38,7 +38,7 @@ class Mds:
     def __init__(self) -> None:
         self.epoch = 7
         self.lease_ms = 3000
-        self.config: dict[str, str] = {"cs.scrub.interval_h": "0"}
+        self.config: dict[str, str] = {"cs.scrub.rate": "0"}
         self.cs_keys: dict[int, bytes] = {}
         self.ticket_key = secrets.token_bytes(32)
         self.connections: dict[int, Connection] = {}

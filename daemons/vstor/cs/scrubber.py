@@ -26,10 +26,11 @@ STATE_FILE = "scrub.json"
 STATE_BYTES_MAX = 4096
 SAVE_EVERY_CHUNKS = 64
 LIST_MAX = 256
-RATE_MB_DEFAULT = 32
-INTERVAL_H_DEFAULT = 168
+RATE_OPTION = "cs.scrub.rate"  # MB/s
+INTERVAL_OPTION = "cs.scrub.interval"  # ms
+RATE_MB_DEFAULT = 20
+INTERVAL_MS_DEFAULT = 604_800_000
 IDLE_S = 60.0  # how often an idle scrubber looks at its configuration
-MS_PER_HOUR = 3_600_000
 
 
 @dataclass
@@ -45,10 +46,10 @@ class ScrubState:
 
 @dataclass(frozen=True)
 class ScrubConfig:
-    """rate_mb 0 or interval_h 0: no scrubbing."""
+    """rate_mb 0: no scrubbing."""
 
     rate_mb: int = RATE_MB_DEFAULT
-    interval_h: int = INTERVAL_H_DEFAULT
+    interval_ms: int = INTERVAL_MS_DEFAULT
 
 
 def parse_config(config: dict[str, str]) -> ScrubConfig:
@@ -56,22 +57,22 @@ def parse_config(config: dict[str, str]) -> ScrubConfig:
 
     def number(key: str, default: int) -> int:
         try:
-            return max(0, int(float(config.get(key, default))))
+            return max(0, int(config.get(key, default)))
         except ValueError:
             return default
 
-    return ScrubConfig(number("cs.scrub.rate_mb", RATE_MB_DEFAULT), number("cs.scrub.interval_h", INTERVAL_H_DEFAULT))
+    return ScrubConfig(number(RATE_OPTION, RATE_MB_DEFAULT), number(INTERVAL_OPTION, INTERVAL_MS_DEFAULT))
 
 
 def wait_ms(state: ScrubState, config: ScrubConfig, now_ms: int) -> int | None:
     """Milliseconds until the next chunk is due: 0 at once (a pass is under way or due), None: scrubbing is off."""
-    if config.rate_mb == 0 or config.interval_h == 0:
+    if config.rate_mb == 0:
         return None
     if state.after:
         return 0
     if not state.finished_ms:
         return 0
-    return max(0, state.started_ms + config.interval_h * MS_PER_HOUR - now_ms)
+    return max(0, state.started_ms + config.interval_ms - now_ms)
 
 
 def load_state(file: Path) -> ScrubState:

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 from vstor.cs.scrubber import (
-    MS_PER_HOUR,
+    INTERVAL_OPTION,
+    RATE_OPTION,
     STATE_FILE,
     Scrubber,
     ScrubConfig,
@@ -16,6 +17,7 @@ from vstor.cs.scrubber import (
     parse_config,
     wait_ms,
 )
+from vstor.model.config import Config, check
 from vstor.proto.wire_gen import GRANULE_BYTES
 
 from tests.unit.cs.fakes import CHUNK_BYTES, FakeChunk, FakeEngine, FakeHost, granule
@@ -66,7 +68,7 @@ async def test_switching_off_ends_the_pass_and_keeps_the_place(tmp_path: Path) -
 
     def switch_off(name: str) -> None:
         if name == "scrub":
-            scrubber.configure({"cs.scrub.rate_mb": "0"})
+            scrubber.configure({RATE_OPTION: "0"})
 
     host.before_call = switch_off
     await scrubber.run_once()
@@ -75,20 +77,25 @@ async def test_switching_off_ends_the_pass_and_keeps_the_place(tmp_path: Path) -
 
 
 def test_schedule() -> None:
-    config = ScrubConfig(rate_mb=10, interval_h=2)
+    config = ScrubConfig(rate_mb=10, interval_ms=7_200_000)
     assert wait_ms(ScrubState(), config, 0) == 0
     assert wait_ms(ScrubState(after=4, started_ms=1, finished_ms=9), config, 10) == 0
     done = ScrubState(started_ms=1000, finished_ms=2000)
-    assert wait_ms(done, config, 3000) == 2 * MS_PER_HOUR - 2000
-    assert wait_ms(done, config, 1000 + 2 * MS_PER_HOUR) == 0
+    assert wait_ms(done, config, 3000) == 7_200_000 - 2000
+    assert wait_ms(done, config, 1000 + 7_200_000) == 0
     assert wait_ms(done, ScrubConfig(rate_mb=0), 3000) is None
-    assert wait_ms(done, ScrubConfig(interval_h=0), 3000) is None
 
 
 def test_configuration() -> None:
     assert parse_config({}) == ScrubConfig()
-    assert parse_config({"cs.scrub.rate_mb": "5", "cs.scrub.interval_h": "1"}) == ScrubConfig(5, 1)
-    assert parse_config({"cs.scrub.rate_mb": "fast"}) == ScrubConfig()
+    assert parse_config({RATE_OPTION: "5", INTERVAL_OPTION: "60000"}) == ScrubConfig(5, 60_000)
+    assert parse_config({RATE_OPTION: "fast"}) == ScrubConfig()
+
+
+def test_the_options_are_those_an_operator_can_set() -> None:
+    assert parse_config(Config({}).all()) == ScrubConfig()  # the same defaults in both places
+    stored = {name: check(name, value) for name, value in ((RATE_OPTION, "7"), (INTERVAL_OPTION, "90000"))}
+    assert parse_config(Config(stored).all()) == ScrubConfig(7, 90_000)
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b'{"after": "x"}', b'{"after": 1}'])
