@@ -182,7 +182,7 @@ class FakeFile:
             self.engine.push(Event(kind, self.ino, index=index, write=int(write)))
 
     def _possible(self, io: Io) -> bool:
-        if io.op == cl.IO_SYNC:
+        if io.op in (cl.IO_SYNC, cl.IO_FLUSH):
             return True
         write = io.op != cl.IO_READ
         need = cl.LEASE_EXCLUSIVE if write else cl.LEASE_SHARED
@@ -205,6 +205,9 @@ class FakeFile:
         return True
 
     def _do(self, io: Io) -> None:
+        if io.op == cl.IO_FLUSH:  # earlier writes are done: there is no write-behind here
+            self.engine.push(Event(cl.EV_IO_DONE, self.ino, cookie=io.cookie, result=0))
+            return
         if io.op == cl.IO_SYNC:
             self.dirty = False
             if self.uncommitted:
