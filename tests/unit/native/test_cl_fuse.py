@@ -131,6 +131,8 @@ def test_fsync_close_and_recall_wait_for_what_was_answered(fuse: MiniFuse, mds: 
     os.write(fd, noise(4096))
     os.fsync(fd)
     file, ino = fuse.files[fuse.names[b"w"]], fuse.names[b"w"]
+    other = os.open(fuse.point / "turns", os.O_RDWR | os.O_CREAT, 0o644)
+    turns = fuse.files[fuse.names[b"turns"]]
 
     def recall() -> None:
         file.set_lease(NONE, 77)
@@ -144,7 +146,8 @@ def test_fsync_close_and_recall_wait_for_what_was_answered(fuse: MiniFuse, mds: 
         drained = mds.count_events(lib.VST_EV_DRAINED)
         waiter = threading.Thread(target=wait)
         waiter.start()
-        file.io(lib.VST_IO_READ, 1 << 19, 10, bytearray(10))  # the engine has had its turns
+        # The engine has had its turns. Of another file: this one's reads wait when its lease has gone already.
+        turns.io(lib.VST_IO_READ, 1 << 19, 10, bytearray(10))
         assert mds.count_events(lib.VST_EV_DRAINED) == drained
         assert set(replicas_of(mds, ino, 0, 0, 4096)) != {new}
         for cs in mds.servers.values():
@@ -155,6 +158,7 @@ def test_fsync_close_and_recall_wait_for_what_was_answered(fuse: MiniFuse, mds: 
         assert set(replicas_of(mds, ino, 0, 0, 8192)) == {new + new}
     file.set_lease(EXCLUSIVE, 0)
     os.close(fd)
+    os.close(other)
 
 
 def test_a_failure_after_the_answer_is_told_once(fuse: MiniFuse, mds: MiniMds) -> None:
