@@ -81,7 +81,9 @@ def discover(ctx: Context) -> int:
     config = discovery.read_config()
     order = list(dict.fromkeys(ctx.args.source or config.order))
     found, failed = asyncio.run(_collect(order, ctx.cluster_or_none, config))
-    for source, reason in failed.items():
+    # A source that is asked only because nothing is configured (DNS without a domain) is no fault where another one answers.
+    asked_for = bool(ctx.args.source) or config != discovery.DiscoveryConfig()
+    for source, reason in failed.items() if asked_for or not found else ():
         ctx.warn(f"{source}: {reason}")
     rows = [
         (

@@ -16,6 +16,7 @@ from vstor import paths, services
 from vstor.codes_gen import ErrorCode
 from vstor.ctl import attributes, clusterpath, cs_cmd, event_cmd, passwords
 from vstor.errors import VstorError
+from vstor.net import discovery
 from vstor.proto import messages
 
 from tests.unit.ctl.conftest import Ctl, FakeCluster
@@ -448,6 +449,24 @@ def test_discover(ctl: Ctl) -> None:
             "mds": [{"address": "127.0.0.9:1", "answers": False, "sources": ["bs.list"]}],
         }
     ]
+
+
+def test_discover_says_why_a_source_failed_when_it_was_asked_for(ctl: Ctl, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def no_domain(source: str, _config: object) -> dict[str, list[str]]:
+        if source == "dns":
+            raise VstorError(ErrorCode.UNREACHABLE, "no domain")
+        return {"c": ["127.0.0.9:1"]} if known else {}
+
+    monkeypatch.setattr(discovery, "known_clusters", no_domain)
+    known = True
+    assert "no domain" not in ctl("discover").err
+    assert "no domain" in ctl("discover", "--source", "dns").err
+    known = False
+    assert "no domain" in ctl("discover").err
+    known = True
+    paths.etc_dir().mkdir()
+    (paths.etc_dir() / "discovery.toml").write_text('sources = ["dns", "bs.list"]\n')
+    assert "no domain" in ctl("discover").err
 
 
 def test_report_holds_no_secret(ctl: Ctl, cluster: FakeCluster, tmp_path: Path) -> None:
