@@ -36,13 +36,15 @@ def small_cluster(tmp_path: Path) -> Iterator[Cluster]:
 
 
 def until_full(path: Path) -> int:
-    """Write until ENOSPC; the bytes that had room."""
+    """Write until ENOSPC; the bytes that had room. A buffered write is answered from memory: the fsync tells."""
     written, number = 0, 0
     with path.open("wb", buffering=0) as f:
         while not number:
             assert written < DISK_MB * PIECE, "it never becomes full"
             try:
-                written += f.write(os.urandom(PIECE))
+                piece = f.write(os.urandom(PIECE))
+                os.fsync(f.fileno())
+                written += piece
             except OSError as exc:
                 number = exc.errno or -1
     assert number == errno.ENOSPC
@@ -54,6 +56,8 @@ def test_full_and_emptied(small_cluster: Cluster) -> None:
     assert until_full(failing / "fill") > DISK_MB * PIECE // 4
     small_cluster.wait_status("the figures to say so", lambda s: s["space"]["allocatable_bytes"] == 0)
     assert os.statvfs(waiting).f_bavail == 0
+    with pytest.raises(OSError, match="No space left"):  # without an fsync close tells
+        (failing / "closed").write_bytes(b"c" * PIECE)
 
     ended = threading.Event()
 
