@@ -77,12 +77,13 @@ async def _collect(order: list[str], cluster: str | None, config: Any) -> tuple[
 def discover(ctx: Context) -> int:
     """Print the clusters and MDSs that the sources name. A source that cannot be asked is said, the others are shown."""
     from vstor.net import discovery
+    from vstor.net.sources import DiscoveryConfig
 
     config = discovery.read_config()
     order = list(dict.fromkeys(ctx.args.source or config.order))
     found, failed = asyncio.run(_collect(order, ctx.cluster_or_none, config))
     # A source that is asked only because nothing is configured (DNS without a domain) is no fault where another one answers.
-    asked_for = bool(ctx.args.source) or config != discovery.DiscoveryConfig()
+    asked_for = bool(ctx.args.source) or config != DiscoveryConfig()
     for source, reason in failed.items() if asked_for or not found else ():
         ctx.warn(f"{source}: {reason}")
     rows = [
