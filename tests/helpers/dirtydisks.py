@@ -36,12 +36,12 @@ def loop_device(file: Path, *options: str) -> Iterator[str]:
         run("losetup", "--detach", node)
 
 
-def digest(file: Path) -> str:
-    """Of the whole contents: where data are, and every byte of them. Holes are zeros, and one that was written to shows."""
+def digest(file: Path, limit: int | None = None) -> str:
+    """Of the whole contents, or its first `limit` bytes: where data are, and every byte of them. Holes are zeros, and one that was written to shows."""
     found = hashlib.sha256()
     with file.open("rb") as opened:
         size, at = os.fstat(opened.fileno()).st_size, 0
-        while at < size:
+        while at < (size if limit is None else limit):
             try:
                 start = os.lseek(opened.fileno(), at, os.SEEK_DATA)
             except OSError as exc:
@@ -49,6 +49,8 @@ def digest(file: Path) -> str:
                     break
                 raise
             at = os.lseek(opened.fileno(), start, os.SEEK_HOLE)
+            if limit is not None:
+                at = min(at, limit)
             data = os.pread(opened.fileno(), at - start, start)
             # Pages of zeros come and go with the file system's allocation.
             if data.count(0) != len(data):

@@ -57,7 +57,7 @@ class Inventory:
 
     replicas: dict[int, Held] = field(default_factory=dict)
     quarantined: int = 0
-    damaged: list[str] = field(default_factory=list)  # files that are no replicas, with the reason
+    damaged: list[str] = field(default_factory=list)  # files that are no replicas, with the reason; as yet, when not settled
     settled: bool = True
 
 
@@ -321,7 +321,7 @@ def _replicas(state: State, names: Names, inventories: dict[int, Inventory]) -> 
                     good += 1
                     if held is not None and held.digest:
                         digests[cs_id] = held.digest
-                elif inventory.settled or held is None:
+                elif inventory.settled or (held is None and not inventory.damaged):
                     kind, text = problem
                     severity = WARNING if kind == "version-below" else ERROR
                     yield Finding(severity, kind, (chunk.id, cs_id), f"{where} on CS#{cs_id}: {text}")
@@ -371,7 +371,11 @@ def _holdings(state: State, inventories: dict[int, Inventory]) -> Iterator[Findi
                 text = f"CS#{cs_id} holds chunk {chunk_id} of a deleted file; the cluster deletes it"
                 yield Finding(NOTE, "orphan-replica", (chunk_id, cs_id), text)
         for text in inventory.damaged:
-            yield Finding(ERROR, "damaged-file", (cs_id, text), f"CS#{cs_id}: {text}; the chunk server puts it aside")
+            if inventory.settled:
+                text_end, severity = "the chunk server puts it aside", ERROR
+            else:  # a new chunk file is empty until a checkpoint writes its header: until then it stands in the journal
+                text_end, severity = "its journal may hold what is missing: start the chunk server and look again", NOTE
+            yield Finding(severity, "damaged-file", (cs_id, text), f"CS#{cs_id}: {text}; {text_end}")
         if inventory.quarantined:
             text = f"CS#{cs_id} has put {inventory.quarantined} damaged files aside; look at its quarantine directory"
             yield Finding(NOTE, "quarantine", (cs_id,), text)

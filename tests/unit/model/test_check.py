@@ -230,6 +230,17 @@ def test_what_is_not_known_is_not_judged() -> None:
     assert world.kinds() == set(), "the new version may stand in a journal"
 
 
+def test_a_chunk_file_without_its_header_is_no_damage_before_the_journal_is_applied() -> None:
+    world = World()
+    inventory = world.inventories[1025]
+    inventory.replicas.clear()
+    inventory.damaged.append("x: the header does not match its checksum")
+    inventory.settled = False
+    assert {(f.kind, f.severity) for f in world.check()} == {("damaged-file", core.NOTE)}
+    inventory.settled = True
+    assert world.kinds() == {"damaged-file", "replica-missing"}
+
+
 def test_chunks_that_were_never_written_need_no_replica() -> None:
     world = World()
     world.set_chunks(world.f, {0: world.chunk._replace(flags=VOID)}, used=0)
