@@ -57,7 +57,7 @@ class Inventory:
 
     replicas: dict[int, Held] = field(default_factory=dict)
     quarantined: int = 0
-    damaged: list[str] = field(default_factory=list)  # files that are no replicas, with the reason; as yet, when not settled
+    damaged: list[str] = field(default_factory=list)  # files that are no replicas (yet), with the reason
     settled: bool = True
 
 
