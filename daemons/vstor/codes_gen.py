@@ -65,6 +65,7 @@ class ErrorCode(IntEnum):
     TOO_LARGE = 85
     LIMIT = 86
     NOT_ROOT = 87
+    CANCELLED = 88
 
 
 class ErrorInfo(NamedTuple):
@@ -140,4 +141,5 @@ ERRORS: dict[int, ErrorInfo] = {
     85: ErrorInfo("TOO_LARGE", "EMSGSIZE", 2, False, "message exceeds its bound"),
     86: ErrorInfo("LIMIT", "EAGAIN", 10, True, "a named limit was reached"),
     87: ErrorInfo("NOT_ROOT", "EPERM", 77, False, "must be run as root"),
+    88: ErrorInfo("CANCELLED", "ECANCELED", 8, False, "somebody else cancelled it"),
 }

@@ -91,13 +91,8 @@ def rm_cs(ctx: Context) -> int:
         return 0
     ctx.say(f"Removing CS#{args.cs_id} ...")
     value = _ask(ctx, force=args.force, accept_loss=args.accept_loss)
-    shown = None
-    while args.wait and value["state"] != "dropped":
-        if value.get("replicas_left") != shown:
-            shown = value.get("replicas_left")
-            ctx.say(f"{shown} replicas left")
-        time.sleep(WAIT_INTERVAL_S)
-        value = _ask(ctx)
+    if args.wait:
+        value = _wait_until_dropped(ctx, value)
     done = value["state"] == "dropped"
     text = (
         "done"
@@ -108,6 +103,23 @@ def rm_cs(ctx: Context) -> int:
         text += f"\nit was made on this node; end it: vstorctl -c {ctx.cluster} service forget {args.cs_id}"
     ctx.emit({"cs_id": args.cs_id, **value}, "" if args.quiet else text)
     return 0
+
+
+def _wait_until_dropped(ctx: Context, value: dict[str, Any]) -> dict[str, Any]:
+    """Watch a release (only looking: asking again would start one anew that somebody cancelled). Raises CANCELLED."""
+    shown = None
+    while value["state"] == "releasing":
+        if value.get("replicas_left") != shown:
+            shown = value.get("replicas_left")
+            ctx.say(f"{shown} replicas left")
+        time.sleep(WAIT_INTERVAL_S)
+        value = _ask(ctx, dry_run=True)
+    if value["state"] != "dropped":
+        raise VstorError(
+            ErrorCode.CANCELLED,
+            f"the release of CS#{ctx.args.cs_id} was cancelled by somebody, it is {value['state']} and keeps its {value.get('replicas_left', 0)} replicas",
+        )
+    return value
 
 
 def maintenance(ctx: Context) -> int:
@@ -199,7 +211,11 @@ COMMANDS = (
         run=rm_cs,
         options=(
             Opt("cs_id", metavar="CSID", type=server_id, help="id of the chunk server, see status"),
-            Opt("--wait", action="store_true", help="return when it is dropped"),
+            Opt(
+                "--wait",
+                action="store_true",
+                help="return when it is dropped; exit code 8 when somebody cancelled that",
+            ),
             Opt("--accept-loss", action="store_true", help="with --force: even if chunks are lost"),
             BOOTSTRAP,
         ),

@@ -72,6 +72,7 @@ MENDS = {
     ErrorCode.USAGE: "see vstorctl --help",
     ErrorCode.NOT_MDS: "see vstorctl status for the ids",
     ErrorCode.UNSAFE: "nothing was changed",
+    ErrorCode.CANCELLED: "vstorctl get-event tells when; run it again to go on",
     ErrorCode.DAMAGED: "restore the file from a backup, or replace the server",
     ErrorCode.INTERNAL: "please report it, with vstorctl report",
 }

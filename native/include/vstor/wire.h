@@ -130,6 +130,7 @@ enum vst_error {
 	VST_ERR_TOO_LARGE = 85, /* message exceeds its bound */
 	VST_ERR_LIMIT = 86, /* a named limit was reached */
 	VST_ERR_NOT_ROOT = 87, /* must be run as root */
+	VST_ERR_CANCELLED = 88, /* somebody else cancelled it */
 };
 
 /* Header of every data-plane frame. */

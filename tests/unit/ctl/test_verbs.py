@@ -147,6 +147,19 @@ def test_rm_cs_waits_until_dropped(ctl: Ctl, cluster: FakeCluster, monkeypatch: 
     result = ctl("-c", "c", "rm-cs", "--wait", "CS#1026")
     assert result.out == "Removing CS#1026 ...\n2 replicas left\n1 replicas left\ndone\n"
     assert result.code == 0
+    assert [b.dry_run for _, b in cluster.asked] == [False, True, True, True]
+
+
+def test_rm_cs_does_not_begin_anew_what_somebody_cancelled(
+    ctl: Ctl, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = iter([{"state": state, "replicas_left": 2} for state in ("releasing", "releasing", "normal")])
+    cluster.answers[messages.RemoveCs] = lambda _body: next(answers)
+    monkeypatch.setattr(cs_cmd.time, "sleep", lambda _s: None)
+    result = ctl("-c", "c", "rm-cs", "--wait", "1026")
+    assert (result.code, result.err.count("\n")) == (8, 1)
+    assert "the release of CS#1026 was cancelled by somebody, it is normal and keeps its 2 replicas" in result.err
+    assert [b.dry_run for _, b in cluster.asked] == [False, True, True]
 
 
 def test_rm_cs_of_this_node_tells_how_to_end_it(ctl: Ctl, cluster: FakeCluster) -> None:

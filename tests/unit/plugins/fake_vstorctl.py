@@ -1,7 +1,8 @@
 """A stand-in for vstorctl: keeps its world in a JSON file and answers like the real one.
 
 The file (environment FAKE_VSTORCTL_STATE) holds: services, status, attributes, config, calls (argv and standard input of each run),
-fail (verb -> [exit code, message]).
+fail (verb -> [exit code, message]),
+statuses (what the next questions for the status get, in this order, before status).
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def act(state: dict[str, Any], cluster: str, verb: str, argv: list[str]) -> Any:
     """Do a verb; its JSON."""
     etc = Path(os.environ["VSTOR_ETC"]) / "clusters" / cluster
     if verb == "status":
-        return state["status"]
+        return state["statuses"].pop(0) if state.get("statuses") else state["status"]
     if verb == "discover":
         return [{"cluster": cluster, "cluster_id": state["status"]["cluster"]["id"], "authenticated": True, "mds": []}]
     if verb == "list-services":

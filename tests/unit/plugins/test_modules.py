@@ -260,6 +260,20 @@ def test_removing_a_chunk_server_that_does_not_get_empty_fails_with_the_mend(hos
     assert host.run("vstor_cs", state="absent", id=1025, wait=False)["changed"] is True
 
 
+@pytest.mark.parametrize(("ends", "failed"), [("normal", True), ("dropped", False)])
+def test_waiting_for_a_removal_only_looks(host: Host, ends: str, failed: bool) -> None:
+    """A release that somebody cancels is not asked for again."""
+    host.authenticate()
+    seen = [{"cs": [{"id": 1025, "state": s, "admin": s, "replicas": 5}]} for s in ("normal", "releasing", ends)]
+    host.update(releasing={"state": "releasing", "replicas_left": 5}, statuses=seen)
+    done = host.run("vstor_cs", state="absent", id=1025)
+    assert done.get("failed", False) is failed
+    assert host.calls == [("rm-cs", ["1025"])]
+    if failed:
+        assert "cancelled by somebody: it is normal and keeps its 5 replicas" in done["msg"]
+        assert done["rc"] == 8
+
+
 def test_check_mode_tells_what_a_removal_would_move(host: Host) -> None:
     host.authenticate()
     host.update(releasing={"replicas_left": 5, "would_lose": 0})

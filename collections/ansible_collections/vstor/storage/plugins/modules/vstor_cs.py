@@ -81,6 +81,8 @@ import time
 
 from ansible_collections.vstor.storage.plugins.module_utils.vstorctl import VstorCtl, finish, make_module
 
+CANCELLED = 8  # what vstorctl rm-cs --wait exits with then
+
 
 def remove(module, ctl):
     """Ends the module."""
@@ -101,19 +103,28 @@ def remove(module, ctl):
 
 
 def wait_until_dropped(module, ctl, answer, clock=time.monotonic, sleep=time.sleep):
-    """Ask until nothing is left, or fail when nothing moves any more."""
-    left, moved = answer.get("replicas_left"), clock()
-    while answer.get("state") != "dropped":
+    """Look until it is dropped. Fails when somebody cancelled the release, and when nothing moves any more (or no MDS answers) for long."""
+    cs_id, state, left, moved = module.params["id"], answer.get("state"), answer.get("replicas_left"), clock()
+    while state == "releasing":
         if clock() - moved >= module.params["stall_timeout"]:
             module.fail_json(
                 msg="CS#%d is %s, and none of its %s replicas was moved for %d s: see that other chunk servers in enough failure domains have room "
                 "(vstorctl status), then run again; vstorctl rm-cs --cancel %d keeps it"
-                % (module.params["id"], answer.get("state"), left, module.params["stall_timeout"], module.params["id"])
+                % (cs_id, state, left, module.params["stall_timeout"], cs_id)
             )
         sleep(1)
-        answer = ctl.call("rm-cs", str(module.params["id"]))
-        if answer.get("replicas_left") != left:
-            left, moved = answer.get("replicas_left"), clock()
+        # Only the status is read: a second rm-cs would start anew what somebody has cancelled meanwhile.
+        seen = [item for item in (ctl.status() or {}).get("cs", []) if item["id"] == cs_id]
+        if seen:
+            state = seen[0]["admin"]
+            if seen[0]["replicas"] != left:
+                left, moved = seen[0]["replicas"], clock()
+    if state != "dropped":
+        module.fail_json(
+            msg="the release of CS#%d was cancelled by somebody: it is %s and keeps its %s replicas; vstorctl get-event tells more, run again to remove it"
+            % (cs_id, state, left),
+            rc=CANCELLED,
+        )
 
 
 def main():
