@@ -179,8 +179,8 @@ molecule: $(VENV)/stamp-dev ## scenario S (default: default); all but that on ho
 	@PATH=$(BIN):$$PATH ANSIBLE_CONFIG=$(CURDIR)/ansible.cfg $(BIN)/molecule test -s $(or $(S),default) $(MOLECULE_ARGS)
 
 .PHONY: molecule-all
-molecule-all: $(VENV)/stamp-dev ## every scenario, one after the other (an hour or two); the result goes to docs/molecule-results.md
-	@PATH=$(BIN):$$PATH ANSIBLE_CONFIG=$(CURDIR)/ansible.cfg $(PY) molecule/run_all.py docs/molecule-results.md
+molecule-all: $(VENV)/stamp-dev ## every scenario, or those of S, one after the other (an hour or two); docs/molecule-results.md has what came out
+	@PATH=$(BIN):$$PATH ANSIBLE_CONFIG=$(CURDIR)/ansible.cfg $(PY) molecule/run_all.py docs/molecule-results.md $(S)
 
 # --- lint ---------------------------------------------------------------------------------------------------
 

@@ -1,7 +1,14 @@
-"""`make molecule-all`: runs every scenario and writes what came out, with date and versions, to the file named. Exit 1 when one failed."""
+"""`make molecule-all`: runs every scenario, or those of ONLY, and writes what came out to the file named. Exit 1 when one failed.
+
+    python molecule/run_all.py [--keep] RESULTS [SCENARIO…]      # --keep: the hosts of a scenario that fails stay, to be looked at
+
+Each line of the results has the date, the commit and the versions of its own run. Scenarios that are not run keep the line they have, so a file of
+several runs says of each what was tested; one that never ran says so. The file is written after each scenario: a run that is stopped loses nothing.
+"""
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import importlib.metadata
 import platform
@@ -26,6 +33,14 @@ FIRST = (
     "replace-disk",
     "upgrade",
 )
+HEADER = """# Molecule: the last run of every scenario
+
+Written by `molecule/run_all.py` (`make molecule-all`), never by hand. A run is the whole sequence of the scenario: hosts made, `--check` on them with
+the file trees compared, deployed, deployed again with nothing changed, looked at, what the scenario is about, looked at again.
+
+| scenario | result | took | begun (UTC) | tree | with | what it is |
+| --- | --- | --- | --- | --- | --- | --- |
+"""
 
 
 def scenarios() -> list[str]:
@@ -39,51 +54,71 @@ def first_line(text: str) -> str:
     return next((line.lstrip("# ") for line in text.splitlines() if line.startswith("#")), "")
 
 
-def versions() -> list[str]:
-    """What was tested with what."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short=12", "HEAD"], cwd=TREE, capture_output=True, text=True, check=True
-    ).stdout.strip()
-    dirty = subprocess.run(
-        ["git", "status", "--porcelain"], cwd=TREE, capture_output=True, text=True, check=True
-    ).stdout.strip()
-    release = platform.freedesktop_os_release().get("PRETTY_NAME", "")
-    packages = ", ".join(f"{n} {importlib.metadata.version(n)}" for n in ("ansible-core", "molecule"))
-    return [
-        f"- tree: {commit}{' with changes that are not committed' if dirty else ''}",
-        f"- on: {release}, Linux {platform.release()}, Python {platform.python_version()}",
-        f"- with: {packages}",
+def rows_of(text: str) -> dict[str, str]:
+    """Scenario → its line in an earlier file of results."""
+    cells = {line.split("|")[1].strip(): line for line in text.splitlines() if line.startswith("| ")}
+    return {name: line for name, line in cells.items() if name != "scenario" and not name.startswith("---")}
+
+
+def page(rows: dict[str, str], names: list[str]) -> str:
+    """The file of results: a line for each scenario of NAMES, in that order; lines of scenarios that are gone are left out."""
+    never = {name: f"| {name} | not run | | | | | |" for name in names}
+    return HEADER + "".join(f"{rows.get(name, never[name])}\n" for name in names)
+
+
+def tree() -> str:
+    """The commit, and whether anything besides the results differs from it."""
+    commit = _git("rev-parse", "--short=12", "HEAD").strip()
+    changed = [
+        line for line in _git("status", "--porcelain").splitlines() if not line.endswith(" docs/molecule-results.md")
     ]
+    return f"{commit}, changed: {len(changed)} files" if changed else commit
+
+
+def _git(*words: str) -> str:
+    return subprocess.run(["git", *words], cwd=TREE, capture_output=True, text=True, check=True).stdout
+
+
+def run(name: str, keep: bool) -> tuple[bool, str]:
+    """Run a scenario: whether it passed, and its line. The hosts are removed afterwards, but those of one that failed if `keep`."""
+    commit, began, start = tree(), datetime.datetime.now(datetime.UTC), time.monotonic()
+    print(f"== {name}", flush=True)
+    subprocess.run(["molecule", "reset", "--scenario-name", name], cwd=TREE, check=True)
+    _destroy(name)
+    done = subprocess.run(["molecule", "test", "--destroy", "never", "--scenario-name", name], cwd=TREE, check=False)
+    took = time.monotonic() - start
+    if done.returncode == 0 or not keep:
+        _destroy(name)
+    result = "passed" if done.returncode == 0 else f"failed ({done.returncode})"
+    versions = ", ".join(f"{n} {importlib.metadata.version(n)}" for n in ("ansible-core", "molecule"))
+    system = f"{platform.freedesktop_os_release().get('PRETTY_NAME', '')}, Linux {platform.release()}"
+    heading = first_line((TREE / "molecule" / name / "molecule.yml").read_text())
+    cells = [name, result, f"{took:.0f} s", f"{began:%Y-%m-%d %H:%M}", commit, f"{versions}, {system}", heading]
+    return done.returncode == 0, f"| {' | '.join(cells)} |"
+
+
+def _destroy(name: str) -> None:
+    subprocess.run([sys.executable, str(TREE / "molecule/lab/lab.py"), "destroy", f"mol-{name}"], check=True)
 
 
 def main() -> int:
     """Run, write, tell."""
-    rows, failed = [], 0
-    start = datetime.datetime.now(datetime.UTC)
-    for name in scenarios():
-        began = time.monotonic()
-        print(f"== {name}", flush=True)
-        done = subprocess.run(["molecule", "test", "--scenario-name", name], cwd=TREE, check=False)
-        if done.returncode:
-            failed += 1
-            subprocess.run([sys.executable, str(TREE / "molecule/lab/lab.py"), "destroy", f"mol-{name}"], check=True)
-        result = "passed" if done.returncode == 0 else f"failed ({done.returncode})"
-        heading = first_line((TREE / "molecule" / name / "molecule.yml").read_text())
-        rows.append(f"| {name} | {result} | {time.monotonic() - began:.0f} s | {heading} |")
-        print(rows[-1], flush=True)
-    lines = [
-        "# Molecule: the last run of all scenarios",
-        "",
-        "Written by `make molecule-all`, never by hand.",
-        "",
-        f"- begun: {start:%Y-%m-%d %H:%M} UTC",
-        *versions(),
-        "",
-        "| scenario | result | took | what it is |",
-        "| --- | --- | --- | --- |",
-        *rows,
-    ]
-    Path(sys.argv[1]).write_text("\n".join(lines) + "\n")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--keep", action="store_true", help="the hosts of a scenario that fails stay")
+    parser.add_argument("results", type=Path, help="the file to write")
+    parser.add_argument("only", nargs="*", metavar="SCENARIO", help="none: all")
+    args = parser.parse_args()
+    names = scenarios()
+    if unknown := sorted(set(args.only).difference(names)):
+        print(f"no scenarios: {', '.join(unknown)}; there are {', '.join(names)}", file=sys.stderr)
+        return 2
+    failed = False
+    for name in args.only or names:
+        passed, line = run(name, args.keep)
+        failed |= not passed
+        rows = rows_of(args.results.read_text()) if args.results.exists() else {}
+        args.results.write_text(page({**rows, name: line}, names))
+        print(line, flush=True)
     return 1 if failed else 0
 
 

@@ -136,9 +136,18 @@ def main() -> int:
         help="put a new disk into a host; prints its number",
     )
     verb(
+        "remember",
+        lambda a: snapshot.take(Lab.load(a.name), tuple(a.besides)),
+        (
+            ("besides",),
+            {"nargs": "*", "help": "paths of hosts to leave out, as var/lib/vstor; disks: what is on the disks"},
+        ),
+        help="remember the files and disks of hosts for the verb unchanged",
+    )
+    verb(
         "unchanged",
         lambda a: snapshot.compare(Lab.load(a.name)),
-        help="fail when files or disks of hosts are not what they were when the lab was made; asked once",
+        help="fail when files or disks of hosts are not what they were when the lab was made, or remembered; asked once",
     )
     # Started by power-on: one process a host, which boots it again when it reboots.
     verb("supervise", lambda a: supervise.main(Lab.load(a.name), a.host), a_host, help=argparse.SUPPRESS)

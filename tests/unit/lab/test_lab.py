@@ -93,3 +93,23 @@ def test_snapshot_names_what_changed(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(LabError, match=r"2 files or disks have changed: a: disk 1, a:/etc/vstor/x"):
         snapshot.compare(made)
     snapshot.compare(made)  # asked once
+
+
+def test_snapshot_without_what_running_servers_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state, "ROOT", tmp_path)
+    made = lab("a")
+    upper = made.host_directory("a") / "upper"
+    for name in ("etc", "var/lib/vstor"):
+        (upper / name).mkdir(parents=True)
+    disk = made.directory / "disk"
+    disk.write_bytes(b"1")
+    made.hosts["a"].disks[1] = str(disk)
+    snapshot.take(made, ("var/lib/vstor", snapshot.DISKS))
+    (upper / "var/lib/vstor/x").write_text("an MDS writes")
+    disk.write_bytes(b"22")
+    snapshot.compare(made)
+    snapshot.take(made, ("var/lib/vstor",))
+    (upper / "etc/x").write_text("3")
+    disk.write_bytes(b"333")
+    with pytest.raises(LabError, match="2 files or disks have changed: a: disk 1, a:/etc/x"):
+        snapshot.compare(made)
