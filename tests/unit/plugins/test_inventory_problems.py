@@ -39,6 +39,12 @@ def problems(groups: dict[str, list[str]] | None = None, **changes: Any) -> list
 
 def test_good_inventory() -> None:
     assert problems() == []
+    assert (
+        problems(
+            vstor_location="room1.row1.rack1", vstor_discovery='sources = ["mdns", "dns"]\n[dns]\ndomains = ["x.org"]'
+        )
+        == []
+    )
 
 
 def test_shipped_inventory() -> None:
@@ -81,6 +87,16 @@ def test_shipped_inventory() -> None:
         ({"vstor_mount_point": "/var/lib/vstor"}, ["vstor_mount_point", "lie in each other"]),
         ({"vstor_address": "fe80::1"}, ["vstor_address", "link-local"]),
         ({"vstor_address": "FD00:0:0::0001"}, ["vstor_address", "write fd00::1"]),
+        ({"vstor_location": "room row rack"}, ["vstor_location"]),
+        ({"vstor_location": "a.b.c.d"}, ["vstor_location"]),
+        ({"vstor_location": None}, ["vstor_location"]),
+        ({"vstor_location": "a.b.c\n"}, ["vstor_location"]),
+        ({"vstor_discovery": "sources = [dns]"}, ["vstor_discovery", "TOML"]),
+        ({"vstor_discovery": "source = []"}, ["vstor_discovery", "unknown", "source"]),
+        ({"vstor_discovery": 'sources = ["dsn"]'}, ["vstor_discovery", "dsn"]),
+        ({"vstor_discovery": "sources = 1"}, ["vstor_discovery"]),
+        ({"vstor_discovery": "sources = [[]]"}, ["vstor_discovery"]),
+        ({"vstor_discovery": {"sources": []}}, ["vstor_discovery"]),
         ({"vstor_cs_disks": {}}, ["vstor_cs_disks"]),
         ({"vstor_cs_disks": [{"tier": 1}]}, ["vstor_cs_disks"]),
         ({"vstor_cs_disks": [{"device": "/dev/sdb"}]}, ["vstor_cs_disks", "/dev/sdb", "stable"]),

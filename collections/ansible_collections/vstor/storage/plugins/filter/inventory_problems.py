@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import tomllib
 
 DOCUMENTATION = r"""
 name: inventory_problems
@@ -61,6 +62,7 @@ DEFAULTS = {
     "vstor_mount_point": "/mnt/vstor",
     "vstor_address": "",
     "vstor_location": "",
+    "vstor_discovery": "",
 }
 METHODS = ("wheelhouse", "package")
 GROUPS = ("etcd", "mds", "cs", "client")
@@ -87,6 +89,35 @@ FORBIDDEN_PATHS = (
     "/root",
 )
 FORBIDDEN_TREES = ("/dev", "/proc", "/sys", "/run", "/tmp", "/boot")
+
+
+LOCATION = re.compile(r"[^\s.]*(\.[^\s.]*){0,2}\Z")
+DISCOVERY_KEYS = {"sources", "dns", "mdns"}
+DISCOVERY_SOURCES = ("bs.list", "dns", "mdns")
+
+
+def location_problem(location):
+    """What is wrong with `location` as ROOM.ROW.RACK, or an empty string."""
+    if isinstance(location, str) and len(location) <= 256 and LOCATION.match(location):
+        return ""
+    return "is not ROOM.ROW.RACK without spaces, with at most 256 characters"
+
+
+def discovery_problem(text):
+    """What is wrong with `text` as /etc/vstor/discovery.toml, or an empty string. The programs on the host look at the rest of it."""
+    if not isinstance(text, str):
+        return "is not the text of a TOML file"
+    try:
+        value = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as exc:
+        return "is not TOML (%s)" % exc
+    unknown = sorted(set(value) - DISCOVERY_KEYS)
+    if unknown:
+        return "has the unknown setting %s; known are %s" % (unknown[0], ", ".join(sorted(DISCOVERY_KEYS)))
+    sources = value.get("sources", [])
+    if not isinstance(sources, list) or any(source not in DISCOVERY_SOURCES for source in sources):
+        return "has sources %r; known are %s" % (sources, ", ".join(DISCOVERY_SOURCES))
+    return ""
 
 
 def path_problem(path):
@@ -220,6 +251,10 @@ def host_problems(host, v, groups):
     problem = address_problem(v.get("vstor_address", ""))
     if problem:
         found.append("vstor_address of %s: %r %s" % (host, v.get("vstor_address", ""), problem))
+    for name, check in (("vstor_location", location_problem), ("vstor_discovery", discovery_problem)):
+        problem = check(v.get(name))
+        if problem:
+            found.append("%s of %s: %r %s" % (name, host, v.get(name), problem))
     if host in groups.get("mds", []):
         problem = path_problem(v.get("vstor_mds_repository"))
         if problem:
