@@ -70,56 +70,82 @@ def configure_cs(ctx: Context) -> int:
     return 0
 
 
-def _ask(ctx: Context, **options: Any) -> dict[str, Any]:
-    value: dict[str, Any] = ctx.call_json(messages.RemoveCs(cs_id=ctx.args.cs_id, **options))
-    return value
+def _ask(ctx: Context, cs_id: int, **options: Any) -> dict[str, Any]:
+    value: dict[str, Any] = ctx.call_json(messages.RemoveCs(cs_id=cs_id, **options))
+    return {"cs_id": cs_id, **value}
+
+
+def _emit(ctx: Context, values: list[dict[str, Any]], texts: list[str]) -> None:
+    """One server: its object; several: a list of them."""
+    ctx.emit(values[0] if len(values) == 1 else values, "\n".join(texts))
 
 
 def rm_cs(ctx: Context) -> int:
-    """Release a chunk server; with --wait until it is dropped. Safe to run again, and to interrupt."""
+    """Release chunk servers; with --wait until they are dropped. Safe to run again, and to interrupt."""
     args = ctx.args
     if args.accept_loss and not args.force:
         raise VstorError(ErrorCode.USAGE, "--accept-loss says how to force — give --force too")
+    ids = list(dict.fromkeys(args.cs_id))
     if args.cancel:
-        value = _ask(ctx, cancel=True)
-        ctx.emit({"cs_id": args.cs_id, **value}, f"CS#{args.cs_id} stays, state {value['state']}")
+        values = [_ask(ctx, n, cancel=True) for n in ids]
+        _emit(ctx, values, [f"CS#{v['cs_id']} stays, state {v['state']}" for v in values])
         return 0
     if args.dry_run:
-        plan = _ask(ctx, dry_run=True)
-        text = f"CS#{args.cs_id}: {plan['replicas_left']} replicas to move, {plan['would_lose']} chunks have no other one, nothing was changed"
-        ctx.emit({"cs_id": args.cs_id, **plan}, text)
+        _plan(ctx, ids)
         return 0
-    ctx.say(f"Removing CS#{args.cs_id} ...")
-    value = _ask(ctx, force=args.force, accept_loss=args.accept_loss)
+    together = tuple(ids) if len(ids) > 1 else ()
+    if together and not args.force:  # all or none
+        for n in ids:
+            if why := _ask(ctx, n, dry_run=True, together=together).get("refusal"):
+                raise VstorError(ErrorCode.UNSAFE, why)
+    values = []
+    for n in ids:
+        ctx.say(f"Removing CS#{n} ...")
+        values.append(_ask(ctx, n, force=args.force, accept_loss=args.accept_loss, together=together))
     if args.wait:
-        value = _wait_until_dropped(ctx, value)
-    done = value["state"] == "dropped"
-    text = (
-        "done"
-        if done
-        else f"CS#{args.cs_id} is {value['state']}, {value.get('replicas_left', 0)} replicas left; it is dropped when none is"
-    )
-    if done and any(s.kind == "cs" and s.id == str(args.cs_id) for s in registry.list_services(ctx.cluster)):
-        text += f"\nit was made on this node; end it: vstorctl -c {ctx.cluster} service forget {args.cs_id}"
-    ctx.emit({"cs_id": args.cs_id, **value}, "" if args.quiet else text)
+        values = _wait_until_dropped(ctx, values)
+    _emit(ctx, values, [] if args.quiet else [_end(ctx, v) for v in values])
     return 0
 
 
-def _wait_until_dropped(ctx: Context, value: dict[str, Any]) -> dict[str, Any]:
-    """Watch a release (only looking: asking again would start one anew that somebody cancelled). Raises CANCELLED."""
+def _plan(ctx: Context, ids: list[int]) -> None:
+    """--dry-run. Raises UNSAFE, after it was shown, when the removal would be refused."""
+    together = tuple(ids) if len(ids) > 1 else ()
+    plans = [_ask(ctx, n, dry_run=True, together=together) for n in ids]
+    text = "CS#{cs_id}: {replicas_left} replicas to move, {would_lose} chunks have no other one, nothing was changed"
+    _emit(ctx, plans, [text.format(**plan) for plan in plans])
+    for plan in plans:
+        if plan.get("refusal"):
+            raise VstorError(ErrorCode.UNSAFE, plan["refusal"])
+
+
+def _end(ctx: Context, value: dict[str, Any]) -> str:
+    cs_id, left = value["cs_id"], value.get("replicas_left", 0)
+    if value["state"] != "dropped":
+        return f"CS#{cs_id} is {value['state']}, {left} replicas left; it is dropped when none is"
+    if any(s.kind == "cs" and s.id == str(cs_id) for s in registry.list_services(ctx.cluster)):
+        return f"done\nit was made on this node; end it: vstorctl -c {ctx.cluster} service forget {cs_id}"
+    return "done"
+
+
+def _wait_until_dropped(ctx: Context, values: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Watch releases (only looking: asking again would start one anew that somebody cancelled). Raises CANCELLED."""
     shown = None
-    while value["state"] == "releasing":
-        if value.get("replicas_left") != shown:
-            shown = value.get("replicas_left")
+    while any(v["state"] == "releasing" for v in values):
+        left = sum(v.get("replicas_left", 0) for v in values)
+        if left != shown:
+            shown = left
             ctx.say(f"{shown} replicas left")
         time.sleep(WAIT_INTERVAL_S)
-        value = _ask(ctx, dry_run=True)
-    if value["state"] != "dropped":
-        raise VstorError(
-            ErrorCode.CANCELLED,
-            f"the release of CS#{ctx.args.cs_id} was cancelled by somebody, it is {value['state']} and keeps its {value.get('replicas_left', 0)} replicas",
-        )
-    return value
+        values = [_ask(ctx, v["cs_id"], dry_run=True) if v["state"] == "releasing" else v for v in values]
+        for v in values:
+            if v["state"] not in ("releasing", "dropped"):
+                raise VstorError(
+                    ErrorCode.CANCELLED,
+                    f"the release of CS#{v['cs_id']} was cancelled by somebody, it is {v['state']} and keeps its "
+                    f"{v.get('replicas_left', 0)} replicas",
+                )
+    return values
 
 
 def maintenance(ctx: Context) -> int:
@@ -203,14 +229,15 @@ COMMANDS = (
     ),
     Command(
         name="rm-cs",
-        summary="remove a chunk server",
+        summary="remove chunk servers",
         description=(
-            "Moves everything off a chunk server (state releasing) and then drops it for good; its id is never used again. Nothing is lost and the server "
-            "may be running or not. --force drops it at once; that is refused when chunks would be lost."
+            "Moves everything off chunk servers (state releasing) and then drops them for good; their ids are never used again. Nothing is lost and a server "
+            "may be running or not. It is refused, for all of them, when the others are too few hosts (or whatever the failure domain of the files is) "
+            "for their replicas. --force drops them at once; that is refused when chunks would be lost."
         ),
         run=rm_cs,
         options=(
-            Opt("cs_id", metavar="CSID", type=server_id, help="id of the chunk server, see status"),
+            Opt("cs_id", metavar="CSID", type=server_id, nargs="+", help="ids of the chunk servers, see status"),
             Opt(
                 "--wait",
                 action="store_true",
@@ -221,8 +248,12 @@ COMMANDS = (
         ),
         exclusive=(
             Opt("--force", action="store_true", help="drop it at once, without moving data off it"),
-            Opt("--dry-run", action="store_true", help="say what would be moved or lost, change nothing"),
-            Opt("--cancel", action="store_true", help="keep a chunk server that is being released"),
+            Opt(
+                "--dry-run",
+                action="store_true",
+                help="say what would be moved, lost or refused (exit code 6), change nothing",
+            ),
+            Opt("--cancel", action="store_true", help="keep chunk servers that are being released"),
         ),
         examples=("vstorctl -c test_cluster rm-cs --wait 1026", "vstorctl -c test_cluster rm-cs --dry-run 1026"),
     ),

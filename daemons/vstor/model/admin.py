@@ -1,4 +1,4 @@
-"""Requests of operators: configuration, events, path attributes, leases, chunk servers going away."""
+"""Requests of operators: configuration, events, path attributes, chunks, backups, leases."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ from vstor.proto.messages import (
     EXCLUSIVE,
     SHARED,
     BackupDone,
-    CsMaintenance,
     FileInfo,
     GetConfig,
     GetEvents,
@@ -30,7 +29,6 @@ from vstor.proto.messages import (
     JsonReply,
     ListChunks,
     Ok,
-    RemoveCs,
     RestoreFinish,
     RevokeLeases,
     SetConfig,
@@ -172,101 +170,6 @@ def _ids_in_state(s: Step, state: str) -> set[int]:
     if state == "healthy":
         return set(s.state.chunk_home) - set(tracker.states)
     return {n for n, value in tracker.states.items() if not state or value == state}
-
-
-# --- chunk servers that go -------------------------------------------------------------------------------------------
-
-
-def _would_lose(s: Step, cs_id: int) -> int:
-    """Chunks with data whose only reachable replica is on this server."""
-    lost = 0
-    for chunk_id in s.state.by_cs.get(cs_id, ()):
-        found = s.state.chunk_by_id(chunk_id)
-        if found is None or found[2].flags & VOID:
-            continue
-        others = [r for r in found[2].replicas if r != cs_id and s.core.admin_of(r) != DROPPED]
-        lost += not any(s.core.servers.is_active(r) for r in others)
-    return lost
-
-
-def remove_cs(s: Step, body: RemoveCs) -> JsonReply:
-    """rm-cs: drain a server, or drop it at once (force). Its id is never used again."""
-    record = s.state.servers.get(body.cs_id)
-    if record is None:
-        raise VstorError(ErrorCode.NOT_MDS, f"no chunk server CS#{body.cs_id}")
-    lose = _would_lose(s, body.cs_id)
-    left = len(s.state.by_cs.get(body.cs_id, ()))
-    admin = record.admin
-    if not body.dry_run and admin != DROPPED:
-        admin = _remove(s, body, lose, left)
-    return to_json({"cs_id": body.cs_id, "state": admin, "replicas_left": left, "would_lose": lose})
-
-
-def _remove(s: Step, body: RemoveCs, lose: int, left: int) -> str:
-    record = s.state.servers[body.cs_id]
-    if body.cancel:
-        if record.admin == "releasing":
-            _set_admin(s, body.cs_id, "normal", "info", f"Release of CS#{body.cs_id} was cancelled")
-            return "normal"
-        return record.admin
-    if body.force:
-        if lose and not body.accept_loss:
-            raise VstorError(
-                ErrorCode.UNSAFE,
-                f"{lose} chunks have their only reachable replica on CS#{body.cs_id} and would be lost",
-            )
-        text = f"CS#{body.cs_id} was dropped" + (f"; {lose} chunks had no other reachable replica" if lose else "")
-        _set_admin(s, body.cs_id, DROPPED, "err" if lose else "warn", text)
-        _drop_live(s, body.cs_id)
-        return DROPPED
-    if record.admin == "releasing":
-        return "releasing"
-    others = [r for r in s.state.servers.values() if r.admin == "normal" and r.cs_id != body.cs_id]
-    if left and not others:
-        raise VstorError(ErrorCode.UNSAFE, f"no other chunk server can take the {left} replicas on CS#{body.cs_id}")
-    _set_admin(s, body.cs_id, "releasing", "info", f"CS#{body.cs_id} is being released, {left} replicas to move")
-    return "releasing"
-
-
-def _set_admin(s: Step, cs_id: int, admin: str, severity: str, message: str) -> None:
-    s.tx.server(cs_id).admin = admin
-    s.event(severity, message)
-    s.core.tracker.server_changed(cs_id)
-
-
-def _drop_live(s: Step, cs_id: int) -> None:
-    """The server is out for ever: its connection is not listened to, its replicas leave the maps in the background."""
-    live = s.core.servers.live[cs_id]
-    live.activity, live.conn_id = DROPPED, 0
-    s.core.orders.server_lost(s, cs_id)
-    s.core.recovery.server_lost(s, cs_id)
-    s.core.lost.extend((chunk_id, cs_id) for chunk_id in s.state.by_cs.get(cs_id, ()))
-
-
-def maintenance(s: Step, body: CsMaintenance) -> JsonReply:
-    """Announce a short absence of a server, or end it."""
-    record = s.state.servers.get(body.cs_id)
-    if record is None or record.admin == DROPPED:
-        raise VstorError(ErrorCode.NOT_MDS, f"no chunk server CS#{body.cs_id}")
-    state = record.admin
-    if not body.dry_run and body.on and state == "normal":
-        state = "maintenance"
-        _set_admin(s, body.cs_id, state, "info", f"CS#{body.cs_id} is in maintenance")
-    elif not body.dry_run and not body.on and state == "maintenance":
-        state = "normal"
-        _set_admin(s, body.cs_id, state, "info", f"Maintenance of CS#{body.cs_id} ended")
-    elif body.on and state not in ("normal", "maintenance"):
-        raise VstorError(ErrorCode.UNSAFE, f"CS#{body.cs_id} is {state}")
-    return to_json({"cs_id": body.cs_id, "state": state, "sole_replicas": _would_lose(s, body.cs_id)})
-
-
-def tick(s: Step) -> None:
-    """A server being released that holds nothing any more is dropped."""
-    for record in s.state.servers.values():
-        if record.admin == "releasing" and not s.state.by_cs.get(record.cs_id) and s.core.tracker.settled():
-            _set_admin(s, record.cs_id, DROPPED, "info", f"CS#{record.cs_id} was released and is dropped")
-            s.core.servers.live[record.cs_id].activity = DROPPED
-            s.core.servers.live[record.cs_id].conn_id = 0
 
 
 # --- backup and restore ----------------------------------------------------------------------------------------------

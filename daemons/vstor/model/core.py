@@ -9,7 +9,7 @@ import msgspec
 
 from vstor.codes_gen import ErrorCode
 from vstor.errors import VstorError
-from vstor.model import admin, csops, sessions, status
+from vstor.model import csops, removal, sessions, status
 from vstor.model.chunkservers import Servers
 from vstor.model.config import Config
 from vstor.model.dispatch import GRACE_FREE, HANDLERS, MEMO, PERSIST, ROLES
@@ -226,7 +226,7 @@ class Core:
         self.recovery.tick(s)
         self.garbage.tick(s)
         self.keyring.rotate(s)
-        admin.tick(s)
+        removal.tick(s)
         status.tick(s)
         return self._finish(s)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from vstor.model import admin, attributes, csops, leaseops, locks, maps, namespace, opens, sessions, status
+from vstor.model import admin, attributes, csops, leaseops, locks, maps, namespace, opens, removal, sessions, status
 from vstor.proto import messages as m
 
 HANDLERS: dict[type, Callable[..., Any]] = {
@@ -54,8 +54,8 @@ HANDLERS: dict[type, Callable[..., Any]] = {
     m.GetPathAttr: admin.get_path_attr,
     m.SetPathAttr: admin.set_path_attr,
     m.FileInfo: admin.file_info,
-    m.RemoveCs: admin.remove_cs,
-    m.CsMaintenance: admin.maintenance,
+    m.RemoveCs: removal.remove_cs,
+    m.CsMaintenance: removal.maintenance,
     m.GetLeases: admin.get_leases,
     m.RevokeLeases: admin.revoke_leases,
     m.ListChunks: admin.list_chunks,

@@ -52,14 +52,16 @@ class FileInfo(Body, tag=117):
 
 
 class RemoveCs(Body, tag=118):
-    """releasing, then dropped when nothing is left on it. force: dropped at once, only if `accept_loss` when chunks would be lost.
-    cancel: back to normal. JSON: {state, replicas_left, would_lose}."""
+    """releasing, then dropped when nothing is left on it; UNSAFE when the others (without those in `together`, which go too) are too few places
+    for the replicas. force: dropped at once, only if `accept_loss` when chunks would be lost. cancel: back to normal. dry_run: changes nothing and is
+    never refused. JSON: {state, replicas_left, would_lose, refusal: why it cannot be emptied, "" when it can}."""
 
     cs_id: int
     force: bool = False
     cancel: bool = False
     dry_run: bool = False
     accept_loss: bool = False
+    together: tuple[int, ...] = ()
 
 
 class RemoveMds(Body, tag=119):

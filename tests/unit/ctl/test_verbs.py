@@ -192,6 +192,31 @@ def test_rm_cs_dry_run_and_cancel(ctl: Ctl, cluster: FakeCluster) -> None:
     assert [(b.dry_run, b.cancel, b.force) for _, b in cluster.asked] == [(True, False, False), (False, True, False)]
 
 
+def test_rm_cs_dry_run_tells_what_would_be_refused(ctl: Ctl, cluster: FakeCluster) -> None:
+    plan = {"cs_id": 1026, "state": "normal", "replicas_left": 3, "would_lose": 0, "refusal": "only 2 hosts are left"}
+    cluster.answers[messages.RemoveCs] = plan
+    result = ctl("-c", "c", "rm-cs", "--dry-run", "1026", "--format", "json")
+    assert (result.code, json.loads(result.out)) == (6, plan)
+    assert "only 2 hosts are left" in result.err
+
+
+def test_rm_cs_of_several_is_all_or_none(ctl: Ctl, cluster: FakeCluster) -> None:
+    def answer(body: messages.RemoveCs) -> Any:
+        if not body.dry_run:
+            return {"state": "dropped", "replicas_left": 0}
+        return {"state": "normal", "replicas_left": 1, "would_lose": 0, "refusal": "few" if body.cs_id == bad else ""}
+
+    cluster.answers[messages.RemoveCs] = answer
+    bad = 1027
+    result = ctl("-c", "c", "rm-cs", "1026", "1027")
+    assert (result.code, "few" in result.err) == (6, True)
+    assert all(b.dry_run and b.together == (1026, 1027) for _, b in cluster.asked)
+    bad = 0
+    result = ctl("-c", "c", "rm-cs", "--wait", "1026", "1027", "1026", "--format", "json")
+    assert [v["cs_id"] for v in json.loads(result.out)] == [1026, 1027]
+    assert [b.cs_id for _, b in cluster.asked if not b.dry_run] == [1026, 1027]
+
+
 def test_maintenance(ctl: Ctl, cluster: FakeCluster) -> None:
     cluster.answers[messages.CsMaintenance] = {"cs_id": 1026, "state": "maintenance", "sole_replicas": 2}
     assert "CS#1026 is maintenance; 2 chunks have no other replica" in ctl("-c", "c", "maintenance", "on", "1026").out

@@ -255,9 +255,20 @@ def test_removing_a_chunk_server_that_does_not_get_empty_fails_with_the_mend(hos
     host.update(releasing={"state": "releasing", "replicas_left": 5})
     done = host.run("vstor_cs", state="absent", id=1025, stall_timeout=0)
     assert done["failed"] is True
-    assert "none of its 5 replicas was moved" in done["msg"]
+    assert "none of the 5 replicas was moved" in done["msg"]
     assert "--cancel 1025" in done["msg"]
     assert host.run("vstor_cs", state="absent", id=1025, wait=False)["changed"] is True
+
+
+def test_several_chunk_servers_are_removed_in_one_act(host: Host) -> None:
+    host.authenticate()
+    rows = [{"id": n, "state": "active", "admin": "normal", "replicas": 1} for n in (1025, 1026, 1027)]
+    after = [{**row, "admin": "dropped" if row["id"] != 1027 else "normal"} for row in rows]
+    asked = [{"state": "releasing", "replicas_left": 1}, {"state": "releasing", "replicas_left": 1}]
+    host.update(releasing=asked, statuses=[{"cs": rows}, {"cs": after}])
+    done = host.run("vstor_cs", state="absent", id=[1026, 1025, 9])
+    assert done["changed"] is True
+    assert host.calls == [("rm-cs", ["1025", "1026"])]
 
 
 @pytest.mark.parametrize(("ends", "failed"), [("normal", True), ("dropped", False)])
@@ -278,7 +289,7 @@ def test_check_mode_tells_what_a_removal_would_move(host: Host) -> None:
     host.authenticate()
     host.update(releasing={"replicas_left": 5, "would_lose": 0})
     done = host.run("vstor_cs", check=True, state="absent", id=1025)
-    assert done["plan"] == {"replicas_left": 5, "would_lose": 0}
+    assert done["plan"] == [{"replicas_left": 5, "would_lose": 0}]
 
 
 @pytest.mark.parametrize(("code", "failed"), [(4, True), (7, False), (0, False)])

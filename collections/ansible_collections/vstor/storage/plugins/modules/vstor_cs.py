@@ -11,7 +11,8 @@ version_added: 0.1.0
 description:
   - Makes a chunk server in a directory of this host, which must be authenticated (M(vstor.storage.vstor_auth)).
   - A directory with foreign data or with the chunk server of another cluster is refused; nothing in it is touched.
-  - Removes one by its id, after its data has been replicated elsewhere. The cluster refuses when data would be lost.
+  - Removes one or several by their ids, after their data has been replicated elsewhere. The cluster refuses when data would be lost, or when the
+    others are too few hosts (or whatever the failure domain of the files is) for the replicas; then none is removed.
 options:
   state:
     description: Whether the chunk server is part of the cluster.
@@ -36,14 +37,15 @@ options:
     description: Size of the journal in MiB, at least 64.
     type: int
   id:
-    description: Id of the chunk server to remove. Needed with O(state=absent).
-    type: int
+    description: Ids of the chunk servers to remove. Needed with O(state=absent).
+    type: list
+    elements: int
   wait:
     description: With O(state=absent), return only when the data has been moved.
     type: bool
     default: true
   stall_timeout:
-    description: With O(wait), seconds without a replica moved after which the module fails. The chunk server stays in the state releasing.
+    description: With O(wait), seconds without a replica moved after which the module fails. The chunk servers stay in the state releasing.
     type: int
     default: 900
 extends_documentation_fragment:
@@ -64,6 +66,12 @@ EXAMPLES = r"""
     cluster: vstor
     state: absent
     id: 1026
+
+- name: Empty and remove the chunk servers of a host
+  vstor.storage.vstor_cs:
+    cluster: vstor
+    state: absent
+    id: [1026, 1027]
 """
 
 RETURN = r"""
@@ -72,8 +80,9 @@ cs:
   type: dict
   returned: with O(state=present), when it exists
 plan:
-  description: What would be moved and lost, as vstorctl rm-cs --dry-run says.
-  type: dict
+  description: What would be moved and lost, as vstorctl rm-cs --dry-run says of each.
+  type: list
+  elements: dict
   returned: with O(state=absent) in check mode
 """
 
@@ -86,45 +95,68 @@ CANCELLED = 8  # what vstorctl rm-cs --wait exits with then
 
 def remove(module, ctl):
     """Ends the module."""
-    cs_id = module.params["id"]
     status = ctl.status()
     if status is None and not module.check_mode:
         module.fail_json(msg="cluster %s does not answer: nothing was removed" % ctl.cluster)
     known = [item["id"] for item in status["cs"] if item.get("state") != "dropped"] if status else []
-    if cs_id not in known:
+    gone = [item for item in known if item in module.params["id"]]
+    if not gone:
         finish(module, False, {"cs": known}, {"cs": known})
-    after = {"cs": [item for item in known if item != cs_id]}
+    after = {"cs": [item for item in known if item not in gone]}
+    words = [str(item) for item in gone]
     if module.check_mode:
-        finish(module, True, {"cs": known}, after, plan=ctl.call("rm-cs", "--dry-run", str(cs_id)))
-    answer = ctl.call("rm-cs", str(cs_id))
+        finish(module, True, {"cs": known}, after, plan=answers(ctl.call("rm-cs", "--dry-run", *words)))
+    said = answers(ctl.call("rm-cs", *words))
     if module.params["wait"]:
-        wait_until_dropped(module, ctl, answer)
+        states = [(one.get("state"), one.get("replicas_left")) for one in said]
+        wait_until_dropped(module, ctl, {item: states[number] for number, item in enumerate(gone)})
     finish(module, True, {"cs": known}, after)
 
 
-def wait_until_dropped(module, ctl, answer, clock=time.monotonic, sleep=time.sleep):
-    """Look until it is dropped. Fails when somebody cancelled the release, and when nothing moves any more (or no MDS answers) for long."""
-    cs_id, state, left, moved = module.params["id"], answer.get("state"), answer.get("replicas_left"), clock()
-    while state == "releasing":
+def answers(data):
+    """What rm-cs says: an object for one chunk server, a list of them for several."""
+    return data if isinstance(data, list) else [data]
+
+
+def wait_until_dropped(module, ctl, watched, clock=time.monotonic, sleep=time.sleep):
+    """Look until all are dropped. Fails when somebody cancelled a release, and when nothing moves any more (or no MDS answers) for long.
+
+    watched: id -> (state, replicas left).
+    """
+    moved = clock()
+    while True:
+        for cs_id, (state, left) in watched.items():
+            if state not in ("releasing", "dropped"):
+                module.fail_json(
+                    msg="the release of CS#%d was cancelled by somebody: it is %s and keeps its %s replicas; vstorctl get-event tells more, "
+                    "run again to remove it" % (cs_id, state, left),
+                    rc=CANCELLED,
+                )
+        waiting = [cs_id for cs_id in watched if watched[cs_id][0] == "releasing"]
+        if not waiting:
+            return
         if clock() - moved >= module.params["stall_timeout"]:
+            names = ", ".join("CS#%d" % cs_id for cs_id in waiting)
             module.fail_json(
-                msg="CS#%d is %s, and none of its %s replicas was moved for %d s: see that other chunk servers in enough failure domains have room "
-                "(vstorctl status), then run again; vstorctl rm-cs --cancel %d keeps it"
-                % (cs_id, state, left, module.params["stall_timeout"], cs_id)
+                msg="%s: releasing, and none of the %s replicas was moved for %d s: see that other chunk servers in enough failure domains have room "
+                "(vstorctl status), then run again; vstorctl rm-cs --cancel %s keeps it"
+                % (
+                    names,
+                    sum(watched[n][1] or 0 for n in waiting),
+                    module.params["stall_timeout"],
+                    " ".join(map(str, waiting)),
+                )
             )
         sleep(1)
         # Only the status is read: a second rm-cs would start anew what somebody has cancelled meanwhile.
-        seen = [item for item in (ctl.status() or {}).get("cs", []) if item["id"] == cs_id]
-        if seen:
-            state = seen[0]["admin"]
-            if seen[0]["replicas"] != left:
-                left, moved = seen[0]["replicas"], clock()
-    if state != "dropped":
-        module.fail_json(
-            msg="the release of CS#%d was cancelled by somebody: it is %s and keeps its %s replicas; vstorctl get-event tells more, run again to remove it"
-            % (cs_id, state, left),
-            rc=CANCELLED,
-        )
+        seen = {
+            item["id"]: (item["admin"], item["replicas"])
+            for item in (ctl.status() or {}).get("cs", [])
+            if item["id"] in waiting
+        }
+        if any(seen[cs_id] != watched[cs_id] for cs_id in seen):
+            moved = clock()
+        watched.update(seen)
 
 
 def main():
@@ -136,7 +168,7 @@ def main():
             "tier": {"type": "int", "choices": [0, 1, 2, 3], "default": 0},
             "journal": {"type": "path"},
             "journal_mb": {"type": "int"},
-            "id": {"type": "int"},
+            "id": {"type": "list", "elements": "int"},
             "wait": {"type": "bool", "default": True},
             "stall_timeout": {"type": "int", "default": 900},
         },
