@@ -84,9 +84,9 @@ def stop_proxy(lab: Lab) -> None:
 def apt_proxy(lab: Lab) -> str:
     """Setting of the hosts' apt: the proxy, or one that refuses, so that nothing waits for what is not there."""
     port = PROXY_PORT if lab.apt == "proxy" else 9
-    return (
-        f'Acquire::http::Proxy "http://{lab.gateway}:{port}";\nAcquire::https::Proxy "http://{lab.gateway}:{port}";\n'
-    )
+    proxies = [f'Acquire::{scheme}::Proxy "http://{lab.gateway}:{port}";' for scheme in ("http", "https")]
+    # Hosts of the lab may have a repository themselves.
+    return "\n".join([*proxies, *(f'Acquire::http::Proxy::{host} "DIRECT";' for host in lab.hosts)]) + "\n"
 
 
 def cut(lab: Lab, pairs: list[tuple[str, str]]) -> None:
