@@ -11,7 +11,7 @@
 
 struct cs_handle {
 	struct cs_chunk *c; /* one reference; NULL: not open */
-	uint32_t version;
+	uint32_t version, key_id; /* key_id: of its ticket */
 	uint8_t mode;
 	int status; /* why OPEN failed, for requests that were sent right behind it */
 };

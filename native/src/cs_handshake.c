@@ -144,6 +144,7 @@ static int bind_handle(struct cs_conn *conn, struct cs_handle *h, const struct v
 	c->refs++;
 	h->c = c;
 	h->version = t->chunk_version;
+	h->key_id = t->key_id;
 	h->mode = t->mode;
 	return 0;
 }
@@ -171,4 +172,34 @@ void cs_proto_open_chunk(struct cs_conn *conn)
 	cs->n.auth_failures += status == VST_ERR_DENIED;
 	cs->n.stale_refused += status == VST_ERR_STALE;
 	cs_conn_status(conn, &f, status, version);
+}
+
+/* Requests that began go on; those that come find the handle without a chunk. */
+static void expire_handles(struct cs_conn *conn, uint32_t below)
+{
+	for (int i = 0; i < 256; i++)
+		for (int k = 0; conn->handles[i] && k < 256; k++) {
+			struct cs_handle *h = &conn->handles[i][k];
+			if (!h->c || h->key_id >= below)
+				continue;
+			cs_handle_clear(conn->cs, h);
+			h->status = VST_ERR_EXPIRED;
+		}
+}
+
+static void start_forget_keys(struct cs *cs, struct cs_cmd *cmd)
+{
+	for (size_t i = 0; i < sizeof cs->ticket_key / sizeof *cs->ticket_key; i++)
+		if (cs->ticket_key[i].used && cs->ticket_key[i].id < cmd->version)
+			explicit_bzero(&cs->ticket_key[i], sizeof cs->ticket_key[i]);
+	for (struct cs_conn *c = cs->conns; c; c = c->next)
+		if (!c->dead)
+			expire_handles(c, cmd->version);
+	cs_cmd_done(cs, cmd, 0);
+}
+
+int vst_cs_forget_ticket_keys(vst_cs *cs, uint32_t below)
+{
+	struct cs_cmd cmd = {.start = start_forget_keys, .version = below};
+	return cs_call((struct cs *)cs, &cmd);
 }

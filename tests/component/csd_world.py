@@ -40,7 +40,7 @@ class Mds:
         self.lease_ms = 3000
         self.config: dict[str, str] = {"cs.scrub.rate": "0"}
         self.cs_keys: dict[int, bytes] = {}
-        self.ticket_key = secrets.token_bytes(32)
+        self.key_id, self.ticket_key = KEY_ID, secrets.token_bytes(32)
         self.connections: dict[int, Connection] = {}
         self.registered: dict[int, m.CsRegister] = {}
         self.inventories: dict[int, bytes] = {}
@@ -71,7 +71,7 @@ class Mds:
             self.registrations[body.cs_id] = self.registrations.get(body.cs_id, 0) + 1
             self.inventories[body.cs_id] = b""
             key = self.cs_keys.setdefault(body.cs_id, secrets.token_bytes(32))
-            keys = [(KEY_ID, self.ticket_key)]
+            keys = [(self.key_id, self.ticket_key)]
             return m.CsRegistered(self.lease_ms, 100, unix_ms(), self.epoch, key, keys, AuthMode.SIGN, self.config)
         if isinstance(body, m.CsInventory):
             self.inventories[body.cs_id] += body.packed
@@ -81,7 +81,7 @@ class Mds:
         if isinstance(body, m.CsHeartbeat):
             self.heartbeats[body.cs_id] = body
             asyncio.get_running_loop().create_task(self._notify())
-            return m.CsHeartbeatReply(unix_ms(), [(KEY_ID, self.ticket_key)], self.config)
+            return m.CsHeartbeatReply(unix_ms(), [(self.key_id, self.ticket_key)], self.config)
         if isinstance(body, m.CsReport):
             if self.refuse_reports:
                 raise VstorError(ErrorCode.BAD_REQUEST, "no reports today")
@@ -114,7 +114,7 @@ class Mds:
 
     def ticket(self, chunk_id: int, version: int, *, write: bool = False, create: bool = False) -> bytes:
         return make_ticket(
-            self.ticket_key, KEY_ID, session_id=SESSION, chunk_id=chunk_id, chunk_version=version,
+            self.ticket_key, self.key_id, session_id=SESSION, chunk_id=chunk_id, chunk_version=version,
             chunk_bytes=CHUNK_BYTES, expiry_ms=unix_ms() + 600_000, write=write, create=create,
         )  # fmt: skip
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import secrets
 import signal
 import socket
 import struct
@@ -219,6 +220,23 @@ async def test_out_of_touch_with_the_mds_it_stops_serving(two: tuple[Mds, list[C
     mds.complete[first.cs_id] = asyncio.Event()
     mds.request = answer  # type: ignore[method-assign]
     await asyncio.wait_for(mds.complete[first.cs_id].wait(), 20)
+    assert await read(client, mds, first.cs_id, 0, 4096) == blocks(7, 1)
+
+
+async def test_new_ticket_keys_end_what_is_open(two: tuple[Mds, list[Csd]], client: Client) -> None:
+    """As after the revocation of a node: who may, gets new tickets."""
+    mds, (first, _) = two
+    await first.start()
+    await write(client, mds, [first.cs_id], blocks(7, 1))
+    raw = RawChunk(client, first.cs_id, CHUNK, 1, mds.ticket(CHUNK, 1))
+    await asyncio.to_thread(raw.read_into, 0, bytearray(4096))
+    mds.key_id, mds.ticket_key = mds.key_id + 2, secrets.token_bytes(32)
+    for _ in range(3):  # one may be under way, the next one's answer has the keys, who sends another has taken them
+        last = mds.heartbeats[first.cs_id]
+        await mds.heartbeat_where(first.cs_id, lambda beat, last=last: beat is not last)
+    with pytest.raises(VstorError) as caught:
+        await asyncio.to_thread(raw.read_into, 0, bytearray(4096))
+    assert caught.value.code is ErrorCode.EXPIRED
     assert await read(client, mds, first.cs_id, 0, 4096) == blocks(7, 1)
 
 

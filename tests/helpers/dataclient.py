@@ -149,10 +149,10 @@ class DataClient:
         assert self.call(FrameType.PROVE, tickets.prove_mac(key, hello, ack)).status == 0
         return ack.incarnation
 
-    def ticket(self, chunk_id: int, version: int, chunk_bytes: int, **fields: Any) -> bytes:
+    def ticket(self, chunk_id: int, version: int, chunk_bytes: int, *, key_id: int = KEY_ID, **fields: Any) -> bytes:
         options = {"write": True, "create": False, "expiry_ms": EXPIRY_MS, "session_id": self.session_id} | fields
         return tickets.make_ticket(
-            self.ticket_key, KEY_ID, chunk_id=chunk_id, chunk_version=version, chunk_bytes=chunk_bytes, **options
+            self.ticket_key, key_id, chunk_id=chunk_id, chunk_version=version, chunk_bytes=chunk_bytes, **options
         )
 
     def open(self, handle: int, chunk_id: int, version: int, chunk_bytes: int, **fields: Any) -> int:

@@ -121,6 +121,9 @@ class Engine:
     def set_ticket_key(self, key_id: int, key: bytes) -> None:
         self.ticket_keys[key_id] = key
 
+    def forget_ticket_keys(self, below: int) -> None:
+        self.ticket_keys = {n: key for n, key in self.ticket_keys.items() if n >= below}
+
     def set_time(self, offset_ms: int, serve_until_ms: int) -> None:
         self.offset_ms, self.serve_until_ms = offset_ms, serve_until_ms
 

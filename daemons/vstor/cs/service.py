@@ -162,10 +162,15 @@ class CsService:
         await self._serve_until(reply.now_ms, sent_ms)
 
     async def _set_ticket_keys(self, keys: list[tuple[int, bytes]]) -> None:
+        """Those that are valid now. What was opened under others ends: after the revocation of a node everybody needs new tickets."""
+        oldest = min((key_id for key_id, _ in keys), default=0)
         for key_id, key in keys:
             if self._known_ticket_keys.get(key_id) != key:
                 await self.host.call(self.host.engine.set_ticket_key, key_id, key)
                 self._known_ticket_keys[key_id] = key
+        if any(key_id < oldest for key_id in self._known_ticket_keys):
+            await self.host.call(self.host.engine.forget_ticket_keys, oldest)
+            self._known_ticket_keys = {n: key for n, key in self._known_ticket_keys.items() if n >= oldest}
 
     async def _serve_until(self, now_ms: int, sent_ms: int) -> None:
         self.lease.until_ms = lease_until(sent_ms, self.lease.lease_ms)

@@ -199,6 +199,10 @@ class CsEngine:
         """Tickets made with this key are accepted; the four keys set last are kept."""
         check(lib.vst_cs_set_ticket_key(self._cs, key_id, _key(key)), "set_ticket_key")
 
+    def forget_ticket_keys(self, below: int) -> None:
+        """Keys with smaller ids are not accepted any more, and what was opened with them is closed (its requests get EXPIRED)."""
+        check(lib.vst_cs_forget_ticket_keys(self._cs, below), "forget_ticket_keys")
+
     def set_min_auth(self, mode: int) -> None:
         """Weakest AuthMode accepted from new connections."""
         check(lib.vst_cs_set_min_auth(self._cs, mode), "set_min_auth")

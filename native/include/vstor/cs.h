@@ -67,6 +67,8 @@ void vst_cs_get_counters(vst_cs *cs, struct vst_cs_counters *out);
 /* Keys. cs_key proves the MDS to clients of this CS; ticket keys by id (at most 4 kept). */
 int vst_cs_set_cs_key(vst_cs *cs, const uint8_t key[32]);
 int vst_cs_set_ticket_key(vst_cs *cs, uint32_t key_id, const uint8_t key[32]);
+/* Keys with smaller ids are not accepted any more; what was opened with them is closed: its requests get EXPIRED. */
+int vst_cs_forget_ticket_keys(vst_cs *cs, uint32_t below);
 /* As min_auth_mode of the configuration, for new connections (the MDS says it at registration). */
 int vst_cs_set_min_auth(vst_cs *cs, uint32_t mode);
 /* cluster time = CLOCK_BOOTTIME ms + offset; requests are served while CLOCK_BOOTTIME ms < serve_until (0: never yet). */

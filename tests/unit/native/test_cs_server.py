@@ -135,6 +135,21 @@ def test_tickets(server: CsServer, client: DataClient) -> None:
     assert client.open(0, 9, 4, CHUNK) == ErrorCode.DENIED
 
 
+def test_keys_that_are_forgotten_close_what_was_opened_with_them(server: CsServer, client: DataClient) -> None:
+    assert client.open(0, 9, 1, CHUNK, create=True) == 0
+    assert client.write(0, 0, b"x" * BLOCK) == 0
+    server.engine.forget_ticket_keys(KEY_ID)
+    assert client.read(0, 0, BLOCK) == b"x" * BLOCK
+    server.engine.set_ticket_key(KEY_ID + 1, b"u" * 32)
+    server.engine.forget_ticket_keys(KEY_ID + 1)
+    assert client.read(0, 0, BLOCK) == ErrorCode.EXPIRED
+    assert client.write(0, 0, b"y" * BLOCK) == ErrorCode.EXPIRED
+    assert client.open(0, 9, 1, CHUNK) == ErrorCode.EXPIRED
+    client.ticket_key = b"u" * 32
+    assert client.open(0, 9, 1, CHUNK, key_id=KEY_ID + 1) == 0
+    assert client.read(0, 0, BLOCK) == b"x" * BLOCK
+
+
 def test_requests_behind_a_refused_open_get_its_status(client: DataClient) -> None:
     client.versions[7] = (9, 1)
     client.send(FrameType.OPEN, client.ticket(9, 1, CHUNK), handle=7)
