@@ -28,6 +28,7 @@ CHUNK_STATES = (
 CHUNKS_A_LINE = 3
 # Any of these above zero means that data are at risk or not to be had.
 BAD_CHUNK_STATES = ("urgent", "blocked", "pending", "offline")
+SHORT_CHUNK_STATES = ("offline", "pending", "blocked", "urgent", "degraded")  # fewer replicas than wanted, worst first
 FULL_WARN_PERCENT = 80
 FULL_ERROR_PERCENT = 95
 
@@ -153,6 +154,10 @@ def _remarks(status: dict[str, Any]) -> list[str]:
         remarks.append("replication is stopped: too many hosts are offline (mds.wd.max_offline_cs_hosts)")
     if replication.get("fencing"):
         remarks.append(f"replicas of {replication['fencing']} files are made equal after their writer went away")
+    short = {name: chunks[name] for name in SHORT_CHUNK_STATES if chunks.get(name)}
+    if short:
+        words = ", ".join(f"{n} {name}" for name, n in short.items())
+        remarks.append(f"chunks have fewer replicas than they should ({words}): list-chunks shows the files")
     damaged = chunks.get("corrupt_reported", 0)
     if damaged:
         remarks.append(

@@ -10,7 +10,7 @@ from vstor.model.namespace import need_inode
 from vstor.model.placement import domain_of
 from vstor.model.records import Policy, unpack_policy
 from vstor.model.step import Step
-from vstor.model.tracker import STATES
+from vstor.model.tracker import SHORT_STATES, STATES
 from vstor.proto.messages import ROOT_INO, GetStatus, JsonReply, StatFs, StatFsReply
 
 FILES_MAX = 1 << 40  # inodes: bounded by the metadata store, which has its own guard
@@ -113,7 +113,8 @@ def build(s: Step) -> dict[str, Any]:
 
 
 def cluster_state(s: Step) -> str:
-    """healthy, degraded (some server inactive or offline), failure (too many: no replication), unknown (just become leader)."""
+    """healthy; degraded (a server is inactive, offline or failed, or a chunk has fewer replicas than it should); failure (too many hosts
+    offline: no replication); unknown (just become leader)."""
     wait_ms = s.core.config.int("mds.cs.lease")
     silent = any(live.activity == ACTIVE and not live.conn_id for live in s.core.servers.live.values())
     if silent and s.now_ms - s.core.started_ms < wait_ms:
@@ -122,7 +123,8 @@ def cluster_state(s: Step) -> str:
         return "failure"
     counts = s.core.servers.counts()
     failed = any(record.admin == "failed" for record in s.state.servers.values())
-    return "degraded" if counts[INACTIVE] or counts[OFFLINE] or failed else "healthy"
+    short = any(s.core.tracker.counts[state] for state in SHORT_STATES)
+    return "degraded" if counts[INACTIVE] or counts[OFFLINE] or failed or short else "healthy"
 
 
 def _server(s: Step, cs_id: int) -> dict[str, Any]:

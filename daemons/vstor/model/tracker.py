@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from vstor.model.core import Core
 
 STATES = ("healthy", "degraded", "urgent", "blocked", "pending", "offline", "overcommitted", "void")
+SHORT_STATES = ("degraded", "urgent", "blocked", "pending", "offline")  # fewer replicas than the file's policy says
 PRIORITY = {"pending": 0, "blocked": 1, "urgent": 2, "degraded": 3}
 BACKLOG_PER_TICK = 4000  # chunks looked at again after a server changed, about 20 ms
 

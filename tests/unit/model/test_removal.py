@@ -99,3 +99,17 @@ def test_an_empty_server_counts_for_new_files() -> None:
     servers = [Server(sim, f"h{n}") for n in range(2)]
     with pytest.raises(VstorError, match="only 1 host is left for 2 replicas of new files"):
         sim.call(sim.ctx("ctl"), m.RemoveCs(servers[0].cs_id))
+
+
+def test_the_cluster_is_not_healthy_while_chunks_lack_replicas() -> None:
+    """All servers are well, but one is gone for ever and its replicas have no other place."""
+    w = World(3, "3:2")
+    assert w.sim.core.status(w.sim.now)["cluster"]["state"] == "healthy"
+    w.servers[0].up = False
+    w.ask(w.servers[0], force=True)
+    w.sim.run(2000)
+    status = w.sim.core.status(w.sim.now)
+    assert (status["chunks"]["urgent"], status["cluster"]["state"]) == (1, "degraded")
+    Server(w.sim, "h9")
+    w.sim.run(5000)
+    assert w.sim.core.status(w.sim.now)["cluster"]["state"] == "healthy"
