@@ -18,7 +18,6 @@ from tests.helpers.posixcases import all_cases
 
 EVERY = int(os.environ.get("VSTOR_POSIX_EVERY", "23"))
 ROOT = Path(__file__).resolve().parents[2]
-TIMES = "VSTOR_POSIX_TIMES" in os.environ  # make posix
 
 
 def run(directory: Path) -> dict[str, list[list[object]]]:
@@ -29,15 +28,6 @@ def run(directory: Path) -> dict[str, list[list[object]]]:
     return dict(map(json.loads, done.stdout.splitlines()))
 
 
-def compared(step: list[object]) -> list[object]:
-    """A step without what it says of changed times, unless they are asked for: a write that follows another change closely does not
-    always show in mtime and ctime yet (docs/posix.md)."""
-    if TIMES:
-        return step
-    result, entries = step
-    return [result, [e[:6] + e[7:] if isinstance(e, list) and len(e) > 6 else e for e in entries]]  # type: ignore[attr-defined]
-
-
 def test_as_the_local_file_system(mnt: Path, tmp_path: Path) -> None:
     local, ours = run(tmp_path / "local"), run(mnt / "ours")
     assert len(local) >= len(all_cases()) // EVERY
@@ -45,7 +35,7 @@ def test_as_the_local_file_system(mnt: Path, tmp_path: Path) -> None:
     wrong = []
     for name, steps in all_cases():
         for number, step in enumerate(steps):
-            if name in local and compared(local[name][number]) != compared(ours[name][number]):
+            if name in local and local[name][number] != ours[name][number]:
                 wrong.append(f"{name}: {str(step)[:200]}\n  local {local[name][number]}\n  mount {ours[name][number]}")
                 break
     assert not wrong, f"{len(wrong)} of {len(local)} cases\n" + "\n".join(wrong[:20])

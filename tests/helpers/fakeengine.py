@@ -227,7 +227,7 @@ class FakeFile:
             done += count
         if io.op == cl.IO_WRITE:
             self.dirty = True
-            self.mtime_ns = time.time_ns()
+            self.mtime_ns = time.time_ns() + self.engine.skew_ns
             self.end = max(self.end, offset + length)
             if offset + length > self.size:
                 self.size, self.uncommitted = offset + length, True
@@ -259,6 +259,7 @@ class FakeNative:
         self.servers: dict[int, list[str]] = {}
         self.event_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.lease_until = 0
+        self.skew_ns = 0  # of this host's clock
         self.fuse_in: deque[bytes] = deque()
         self.replies: dict[int, tuple[int, bytes]] = {}
         self.notified: list[tuple[int, bytes]] = []

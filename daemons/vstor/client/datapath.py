@@ -116,6 +116,7 @@ class DataPath:
                     # The MDS no longer counts us as the holder: what is under way parks on the lease (a recall may be waiting for it to end),
                     # we get the lease again, and ask again under it.  A sync waits for the map only, so nobody else asks for the lease.
                     self.table.lower(inode, NONE)
+                    inode.ours = False
                     inode.file.set_lease(0, 0)
                     if not inode.recalling:
                         await self._acquire_again(inode)
@@ -240,21 +241,16 @@ class DataPath:
             collect(inode)
             if not inode.pending.any or inode.file is None or inode.attr is None:
                 return
-            pending, inode.pending = inode.pending, type(inode.pending)()
-            mtime_ns = max(inode.attr.mtime_ns, pending.mtime_ns)
-            message = m.Commit(inode.ino, inode.told_size, mtime_ns, sorted(pending.written))
             session = self.session.sessions
             try:
-                await self.session.call_bound(message)
+                with inode.tell() as told:
+                    message = m.Commit(inode.ino, inode.told_size, told.mtime_ns, sorted(told.written))
+                    await self.session.call_bound(message)
             except BaseException as exc:
                 if self.session.sessions != session or (
                     isinstance(exc, VstorError) and exc.code == ErrorCode.NO_SESSION
                 ):
                     inode.note_lost()  # it speaks of chunks the MDS has removed
-                    raise
-                inode.pending.written |= pending.written
-                inode.pending.mtime_ns = max(inode.pending.mtime_ns, pending.mtime_ns)
-                inode.pending.grown |= pending.grown
                 raise
             inode.file.committed(0, 0)
 

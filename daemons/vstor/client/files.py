@@ -24,6 +24,7 @@ from vstor.codes_gen import ErrorCode
 from vstor.errors import VstorError
 from vstor.proto import messages as m
 from vstor.proto.messages import CACHE, EXCLUSIVE, NONE, SHARED
+from vstor.stamps import later
 
 log = logging.getLogger(__name__)
 
@@ -215,11 +216,12 @@ class Files:
                         raise
                     if not inode.recalling:  # the MDS does not count us as the holder: get it again
                         self.table.lower(inode, NONE)
+                        inode.ours = False
                         inode.file.set_lease(0, 0)
                     continue
                 finally:
                     inode.resizing = None
-                self._resized(inode, size, reply.attr)
+                self._resized(inode, size, reply.attr, timed=bool(request.mask & m.SET_MTIME))
                 return inode.attr or reply.attr
             raise VstorError(ErrorCode.LEASE_CONFLICT, f"inode {ino} is taken away by other clients again and again")
         finally:
@@ -242,13 +244,16 @@ class Files:
                     ErrorCode.IO_ERROR, f"cannot clear the tail of inode {inode.ino}: {exc.strerror}"
                 ) from exc
 
-    def _resized(self, inode: Inode, size: int, attr: m.Attr) -> None:
+    def _resized(self, inode: Inode, size: int, attr: m.Attr, *, timed: bool) -> None:
+        """timed: with a time that the caller chose."""
         collect(inode)
+        before = inode.attr.ctime_ns if inode.attr is not None else 0
         first_gone = -(-size // inode.chunk_bytes)
         inode.pending.written = {i for i in inode.pending.written if i < first_gone}
         inode.file.set_size(size)
         inode.file.drop_chunks(first_gone)
-        inode.pending.mtime_ns = 0  # the MDS set it, later than any write before
+        # The MDS set the times, knowing nothing of writes that were not committed: they were before.
+        inode.pending.mtime_ns = 0 if timed or attr.ctime_ns > before else later(attr.ctime_ns, before)
         self.table.learn(attr)
 
     async def punch(self, ino: int, offset: int, length: int) -> None:

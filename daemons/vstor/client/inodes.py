@@ -9,13 +9,17 @@ The node id for the kernel is the inode number.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import stat
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
+from vstor.codes_gen import ErrorCode
+from vstor.errors import VstorError
 from vstor.proto.messages import CACHE, EXCLUSIVE, NONE, ROOT_INO, SHARED, Attr
 
 ENTRIES_MAX = 200_000  # names remembered, positive and negative
@@ -34,6 +38,12 @@ class Pending:
     @property
     def any(self) -> bool:
         return bool(self.mtime_ns or self.written or self.grown)
+
+    def merge(self, earlier: Pending) -> None:
+        """What was to be told before is still to be told."""
+        self.mtime_ns = self.mtime_ns or earlier.mtime_ns
+        self.written |= earlier.written
+        self.grown |= earlier.grown
 
 
 @dataclass(slots=True)
@@ -54,6 +64,8 @@ class Inode:
 
     lease: the mode the MDS gave us and has not recalled (CACHE: attributes, and names of a directory).
     file: the engine's object, made at the first open, kept while `opened`.
+    ours: size and times are what this client says: it has EXCLUSIVE, or had it and the MDS has not heard the last of it yet.
+    telling: what a Commit or LeaseRelease under way says; no reply that comes before its answer knows of it.
     tenure: counts what the MDS granted. Maps belong to one: the MDS keeps track of the chunks it gave maps of under the present grant only.
     opened: how many opens of ours the MDS counts; more than one only when Create met an existing file.
     """
@@ -68,7 +80,9 @@ class Inode:
     tenure: int = 0
     opened: int = 0
     handles: dict[int, Handle] = field(default_factory=dict)
+    ours: bool = False
     pending: Pending = field(default_factory=Pending)
+    telling: Pending | None = None
     recalling: int = 0  # recalls being worked on; nothing is acquired meanwhile
     recall_done: asyncio.Event | None = None
     acquire_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -78,6 +92,30 @@ class Inode:
     pages: bool = False  # the kernel may hold pages of it
     resizing: int | None = None  # the size that is being set: after it the size of before would count as growth
     negotiating: int = NONE  # the mode a task acquires for parked requests
+
+    @contextlib.contextmanager
+    def tell(self) -> Iterator[Pending]:
+        """What is pending, for a message to the MDS that is answered within. Under commit_lock.
+
+        When that fails it is pending again, unless the session was lost, and with it what the message spoke of.
+        """
+        told, self.pending = self.pending, Pending()
+        self.telling = told
+        try:
+            yield told
+        except BaseException as exc:
+            lost = isinstance(exc, VstorError) and exc.code == ErrorCode.NO_SESSION
+            if self.telling is told and not lost:
+                self.pending.merge(told)
+            raise
+        finally:
+            if self.telling is told:
+                self.telling = None
+
+    @property
+    def untold_mtime_ns(self) -> int:
+        """Time of the last write that replies of the MDS do not know yet; 0: they know all."""
+        return self.pending.mtime_ns or (self.telling.mtime_ns if self.telling is not None else 0)
 
     def note_lost(self) -> None:
         """Acknowledged writes may be gone: every fsync under way says so, or the next one."""
@@ -141,10 +179,12 @@ class InodeTable:
         inode.attr_valid = attr.cacheable
         if inode.lease == NONE and attr.cacheable:
             inode.lease = CACHE
-        if inode.lease == EXCLUSIVE and inode.file is not None:
+        if inode.ours and inode.file is not None:
             attr.size = inode.file.size
-            attr.mtime_ns = max(attr.mtime_ns, inode.pending.mtime_ns)
-            inode.attr_valid = True
+            if inode.untold_mtime_ns:
+                attr.mtime_ns = inode.untold_mtime_ns
+                attr.ctime_ns = max(attr.ctime_ns, attr.mtime_ns)
+            inode.attr_valid = inode.attr_valid or inode.lease == EXCLUSIVE
         self._note_idle(inode)
         return inode
 
@@ -205,7 +245,7 @@ class InodeTable:
         """The session ended: nothing is valid. Returns the inodes that had something."""
         had = [i for i in self.inodes.values() if i.lease != NONE or i.file is not None or i.opened]
         for inode in self.inodes.values():
-            inode.lease, inode.attr_valid = NONE, False
+            inode.lease, inode.attr_valid, inode.ours = NONE, False, False
         self._entries.clear()
         self._names.clear()
         return had

@@ -29,6 +29,7 @@ from vstor.codes_gen import ErrorCode
 from vstor.errors import VstorError
 from vstor.proto import messages as m
 from vstor.proto.messages import ATTR, CACHE, EXCLUSIVE, NONE, SHARED
+from vstor.stamps import later
 
 log = logging.getLogger(__name__)
 
@@ -43,18 +44,19 @@ KERNEL_NAMES_MAX = 500_000
 
 
 def collect(inode: Inode) -> None:
-    """Move what the engine noted since the last time into `inode.pending`."""
+    """Move what the engine noted since the last time into `inode.pending`, and show it: a write changes the times (stamps.py)."""
     while inode.file is not None:
         end, mtime_ns, written = inode.file.take_dirty(DIRTY_INDEXES_MAX)
-        inode.pending.mtime_ns = max(inode.pending.mtime_ns, mtime_ns)
         inode.pending.written.update(written)
+        if mtime_ns:
+            inode.pending.mtime_ns = later(mtime_ns, inode.attr.ctime_ns) if inode.attr is not None else mtime_ns
         if end and inode.attr is not None and end > inode.attr.size:
             inode.pending.grown = True
         if inode.attr is not None:
-            if inode.lease == EXCLUSIVE:
+            if inode.ours:
                 inode.attr.size = inode.file.size
-            if mtime_ns > inode.attr.mtime_ns:
-                inode.attr.mtime_ns = inode.attr.ctime_ns = mtime_ns
+            if mtime_ns:
+                inode.attr.mtime_ns = inode.attr.ctime_ns = inode.pending.mtime_ns
         if len(written) < DIRTY_INDEXES_MAX:
             return
 
@@ -113,6 +115,7 @@ class Leases:
         had = inode.lease
         if RANK[mode] > RANK[had]:
             inode.lease = mode
+            inode.ours = mode == EXCLUSIVE
             inode.tenure += 1
             if inode.file is not None:
                 inode.file.forget_maps(0, MAPS_ALL)
@@ -196,19 +199,21 @@ class Leases:
     async def release(self, inode: Inode, seq: int, kept: int) -> None:
         """Say to the MDS what is kept, and size, mtime and written chunks if we were the writer (`inode.pending` has them then)."""
         message = m.LeaseRelease(inode.ino, seq, kept)
-        was_writer = inode.file is not None and (inode.lease == EXCLUSIVE or inode.pending.any)
+        was_writer = inode.file is not None and (inode.ours or inode.pending.any)
         async with inode.commit_lock:
-            if was_writer and inode.attr is not None:
+            if was_writer:
                 collect(inode)
-                message.size, message.mtime_ns = inode.told_size, max(inode.attr.mtime_ns, inode.pending.mtime_ns)
-                message.written = sorted(inode.pending.written)
-                inode.pending = type(inode.pending)()
-            try:
-                await self.session.call_bound(message)
-            except VstorError as exc:
-                if was_writer and exc.code == ErrorCode.NO_SESSION:
-                    inode.note_lost()
-                raise
+            with inode.tell() as told:
+                if was_writer:
+                    message.size, message.mtime_ns = inode.told_size, told.mtime_ns
+                    message.written = sorted(told.written)
+                try:
+                    await self.session.call_bound(message)
+                except VstorError as exc:
+                    if was_writer and exc.code == ErrorCode.NO_SESSION:
+                        inode.note_lost()
+                    raise
+            inode.ours = inode.ours and inode.lease == EXCLUSIVE
             if was_writer and inode.file is not None:
                 inode.file.committed(0, 0)
 
@@ -334,7 +339,7 @@ class Leases:
                 collect(inode)
                 if inode.pending.any or inode.file.unsynced():
                     inode.note_lost()
-                inode.pending = type(inode.pending)()
+                inode.pending, inode.telling = type(inode.pending)(), None
                 inode.file.set_lease(0, 0)
                 inode.file.drop_chunks(0)
         self.drop_everything()

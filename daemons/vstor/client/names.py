@@ -14,7 +14,7 @@ from vstor.client.tasks import Tasks
 from vstor.codes_gen import ErrorCode
 from vstor.errors import VstorError
 from vstor.proto import messages as m
-from vstor.proto.messages import EXCLUSIVE, ROOT_INO
+from vstor.proto.messages import ROOT_INO
 
 XATTRS_KEPT_MAX = 8  # of one inode
 XATTR_KEPT_BYTES_MAX = 256
@@ -183,17 +183,24 @@ class Names:
             inode.attr_valid = False
 
     async def setattr(self, request: m.SetAttr) -> Inode:
-        """Size goes through Files.truncate; setting mtime of a file we write ends what Commit would have told."""
+        """Size goes through Files.truncate. Writes of ours are told first: the MDS is to see this change as the later one."""
         inode = self.table.need(request.ino)
         if request.mask & m.SET_SIZE:
             await self.files.truncate(request.ino, request.size, request)
             return inode
-        if request.mask & m.SET_MTIME and inode.lease == EXCLUSIVE and inode.file is not None:
-            await self.files.data.commit(inode)
-        reply = await self.session.call(request)
+        if inode.ours and inode.file is not None:
+            await self._tell_writes(inode)
         if request.mask & m.SET_MTIME:
             inode.pending.mtime_ns = 0
+        reply = await self.session.call(request)
         return self.table.learn(reply.attr)
+
+    async def _tell_writes(self, inode: Inode) -> None:
+        try:
+            await self.files.data.commit(inode)
+        except VstorError as exc:
+            if exc.code not in (ErrorCode.NO_SESSION, ErrorCode.LEASE_LOST):  # what is lost is said by fsync
+                raise
 
     # --- extended attributes, file system
 

@@ -136,21 +136,24 @@ class Session:
 
         Raises: NO_SESSION when the session was lost meanwhile; the request may have been done.
         """
-        lost = self._lost
-        asking = asyncio.ensure_future(self.rpc.call(body))
+        lost, loop = self._lost, asyncio.get_running_loop()
         try:
-            waiting: set[asyncio.Future[Any]] = {asking, lost}
-            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            if not asking.done():
-                raise VstorError(ErrorCode.NO_SESSION)
-            try:
-                return asking.result()
-            except VstorError as exc:
-                if exc.code == ErrorCode.NO_SESSION and not lost.done() and not self._closing:
-                    self.rpc.reconnect()
-                raise
-        finally:
-            asking.cancel()
+            async with asyncio.timeout(None) as limit:
+
+                def end(_lost: object) -> None:
+                    limit.reschedule(loop.time())
+
+                lost.add_done_callback(end)
+                try:
+                    return await self.rpc.call(body)
+                finally:
+                    lost.remove_done_callback(end)
+        except TimeoutError as exc:
+            raise VstorError(ErrorCode.NO_SESSION) from exc
+        except VstorError as exc:
+            if exc.code == ErrorCode.NO_SESSION and not lost.done() and not self._closing:
+                self.rpc.reconnect()
+            raise
 
     def _on_push(self, body: m.PushBody) -> None:
         asyncio.get_running_loop().call_soon(self._hooks.push, body)

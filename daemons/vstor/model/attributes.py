@@ -95,17 +95,14 @@ def _set_owner(inode: Inode, body: SetAttr) -> None:
 
 
 def _set_times(s: Step, inode: Inode, body: SetAttr) -> None:
+    now_ns = s.stamp(inode)
     if body.mask & SET_ATIME:
-        inode.atime_ns = _time(s, body.atime_ns)
+        inode.atime_ns = now_ns if body.atime_ns == TIME_NOW else body.atime_ns
     if body.mask & SET_MTIME:
-        inode.mtime_ns = _time(s, body.mtime_ns)
+        inode.mtime_ns = now_ns if body.mtime_ns == TIME_NOW else body.mtime_ns
     elif body.mask & SET_SIZE:
-        inode.mtime_ns = s.now_ns
-    inode.ctime_ns = _time(s, body.ctime_ns if body.mask & SET_CTIME else TIME_NOW)
-
-
-def _time(s: Step, ns: int) -> int:
-    return s.now_ns if ns == TIME_NOW else ns
+        inode.mtime_ns = now_ns
+    inode.ctime_ns = body.ctime_ns if body.mask & SET_CTIME and body.ctime_ns != TIME_NOW else now_ns
 
 
 def _check_xattr_name(name: bytes) -> None:
@@ -152,7 +149,7 @@ def set_xattr(s: Step, body: SetXattr) -> Ok:
         raise VstorError(ErrorCode.NO_SPACE, "the extended attributes of the inode are at their bound")
     s.settle([Demand(body.ino, Kind.INVALIDATE)])
     s.tx.put_xattr(body.ino, body.name, body.value)
-    s.tx.inode(body.ino).ctime_ns = s.now_ns
+    _changed(s, body.ino)
     return Ok()
 
 
@@ -164,8 +161,13 @@ def remove_xattr(s: Step, body: RemoveXattr) -> Ok:
         raise VstorError(ErrorCode.NO_DATA)
     s.settle([Demand(body.ino, Kind.INVALIDATE)])
     s.tx.put_xattr(body.ino, body.name, None)
-    s.tx.inode(body.ino).ctime_ns = s.now_ns
+    _changed(s, body.ino)
     return Ok()
+
+
+def _changed(s: Step, ino: int) -> None:
+    inode = s.tx.inode(ino)
+    inode.ctime_ns = s.stamp(inode)
 
 
 def read_link(s: Step, body: ReadLink) -> BytesReply:

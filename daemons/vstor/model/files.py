@@ -8,6 +8,7 @@ from vstor.codes_gen import ErrorCode
 from vstor.errors import VstorError
 from vstor.model.records import EXTENT_CHUNKS, VOID, Inode, Policy, extent_items, unpack_policy
 from vstor.model.step import Parked, Step
+from vstor.stamps import later
 
 EXTENTS_PER_STEP = 512  # extent records one commit removes (32768 chunks); more goes in several
 INDEX_MAX = 1 << 32
@@ -66,7 +67,10 @@ def _end(s: Step, ino: int) -> int:
 
 
 def commit_size(s: Step, ino: int, size: int, mtime_ns: int, written: list[int]) -> None:
-    """What the writer tells: the size never shrinks by it (that is SetAttr's), chunks written are void no longer."""
+    """What the writer tells: the size never shrinks by it (that is SetAttr's), chunks written are void no longer.
+
+    mtime_ns: of its last write, by its clock; the inode changed then, and shows so on its mount already. 0: it told that before.
+    """
     inode = s.tx.peek(ino)
     assert inode is not None
     check_size(inode, size)
@@ -76,9 +80,9 @@ def commit_size(s: Step, ino: int, size: int, mtime_ns: int, written: list[int])
         return
     inode = s.tx.inode(ino)
     inode.size = grown
-    inode.ctime_ns = s.now_ns
     if mtime_ns > 0:
         inode.mtime_ns = mtime_ns
+        inode.ctime_ns = later(mtime_ns, inode.ctime_ns)
     for index, chunk in chunks:
         s.tx.put_chunk(ino, index, chunk._replace(flags=chunk.flags & ~VOID))
         inode.used += 1

@@ -185,7 +185,7 @@ def _add_entry(s: Step, parent_ino: int, name: bytes, inode: Inode) -> None:
 
 
 def _touch(s: Step, directory: Inode) -> None:
-    directory.mtime_ns = directory.ctime_ns = s.now_ns
+    directory.mtime_ns = directory.ctime_ns = s.stamp(directory)
 
 
 def link(s: Step, body: Link) -> EntryReply:
@@ -207,7 +207,7 @@ def link(s: Step, body: Link) -> EntryReply:
     ])  # fmt: skip
     inode = s.tx.inode(body.ino)
     inode.nlink += 1
-    inode.ctime_ns = s.now_ns
+    inode.ctime_ns = s.stamp(inode)
     _add_entry(s, body.parent, body.name, inode)
     return EntryReply(cached_attr(s, inode))
 
@@ -231,7 +231,7 @@ def unlink(s: Step, body: Unlink) -> Ok:
 def _drop_link(s: Step, ino: int) -> None:
     inode = s.tx.inode(ino)
     inode.nlink -= 1
-    inode.ctime_ns = s.now_ns
+    inode.ctime_ns = s.stamp(inode)
     if inode.nlink == 0:
         opens.bury(s, ino)
 
@@ -343,7 +343,7 @@ def _place(s: Step, from_dir: int, to_dir: int, name: bytes, entry: Dentry) -> N
     """Put an existing inode under a name, moving its ".." and the parents' link counts when it is a directory."""
     s.tx.put_entry(s.tx.inode(to_dir), name, entry.ino, entry.type)
     inode = s.tx.inode(entry.ino)
-    inode.ctime_ns = s.now_ns
+    inode.ctime_ns = s.stamp(inode)
     if stat.S_ISDIR(inode.mode) and from_dir != to_dir:
         inode.parent = to_dir
         s.tx.inode(from_dir).nlink -= 1

@@ -59,7 +59,7 @@ def open_file(s: Step, ino: int, lease: int, truncate: bool) -> OpenReply:
     if truncate:  # times change for an empty file, too (open(2))
         files.resize(s, ino, 0)
         inode = s.tx.inode(ino)
-        inode.mtime_ns = inode.ctime_ns = s.now_ns
+        inode.mtime_ns = inode.ctime_ns = s.stamp(inode)
     s.core.opens.add(session_id, ino)
     held = s.core.leases.mode(session_id, ino)
     count = min(MAPS_IN_OPEN_MAX, -(-inode.size >> files.policy(inode).chunk_shift))

@@ -9,7 +9,9 @@ from vstor.codes_gen import ErrorCode
 from vstor.errors import VstorError
 from vstor.model.leases import Demand
 from vstor.model.outcome import Ctx, Outcome
+from vstor.model.records import Inode
 from vstor.model.tx import Tx
+from vstor.stamps import later
 
 if TYPE_CHECKING:
     from vstor.model.core import Core
@@ -49,6 +51,10 @@ class Step:
     def now_ns(self) -> int:
         """The cluster clock for time stamps."""
         return self.now_ms * 1_000_000
+
+    def stamp(self, inode: Inode) -> int:
+        """The time of a change of `inode` made in this step."""
+        return later(self.now_ns, inode.ctime_ns)
 
     def settle(self, demands: list[Demand]) -> None:
         """Raise Parked unless every demand is met. Call it after all checks and before any change."""

@@ -389,7 +389,7 @@ class LeaseReply(Body, tag=51):
 
 
 class Commit(Body, tag=52):
-    """The holder of EXCLUSIVE tells size and mtime; `written`: indexes of chunks first written (they are void no longer).
+    """The holder of EXCLUSIVE tells size and mtime (0: no write since it told one); `written`: indexes of chunks first written (they are void no longer).
     durable: fsync, answered when committed (R1 needs it before fsync returns when anything changed)."""
 
     ino: int

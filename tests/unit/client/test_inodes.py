@@ -37,7 +37,7 @@ def test_attributes_are_valid_while_the_mds_says_so() -> None:
 def test_size_and_newer_mtime_of_a_file_we_write_are_ours() -> None:
     table = InodeTable()
     inode = table.learn(attr(5))
-    inode.lease, inode.file = EXCLUSIVE, FakeFile(123)
+    inode.lease, inode.file, inode.ours = EXCLUSIVE, FakeFile(123), True
     inode.pending.mtime_ns = 50
     table.learn(attr(5, size=7, mtime_ns=9, cacheable=False))
     assert inode.attr is not None
