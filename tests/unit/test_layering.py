@@ -6,7 +6,19 @@ import ast
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[2] / "daemons" / "vstor"
-LEAVES = {"codes_gen", "errors", "units", "stamps", "config", "logs", "clock", "paths", "daemon", "services", "crc32c_py"}
+LEAVES = {
+    "codes_gen",
+    "errors",
+    "units",
+    "stamps",
+    "config",
+    "logs",
+    "clock",
+    "paths",
+    "daemon",
+    "services",
+    "crc32c_py",
+}
 # layer -> what it may import besides itself and the leaves
 ALLOWED = {
     "leaf": set(),

@@ -82,7 +82,9 @@ def test_times(c: Client) -> None:
     ino = c.call(m.Create(1, b"f", REG, 0, 0)).attr.ino
     attr = c.call(m.SetAttr(ino, m.SET_ATIME | m.SET_MTIME, atime_ns=123456789, mtime_ns=m.TIME_NOW)).attr
     assert attr.atime_ns == 123456789
-    assert attr.mtime_ns == attr.ctime_ns == c.sim.now * 1_000_000 + 1, "later than its creation in the same millisecond"
+    assert attr.mtime_ns == attr.ctime_ns == c.sim.now * 1_000_000 + 1, (
+        "later than its creation in the same millisecond"
+    )
     assert (
         c.call(m.SetAttr(ino, m.SET_ATIME | m.SET_MTIME, atime_ns=-1, mtime_ns=-86_400 * 10**9)).attr.mtime_ns
         == -86_400 * 10**9
