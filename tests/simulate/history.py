@@ -1,7 +1,8 @@
 """What clients saw, and whether it can be: registers and names of a history, checked for linearizability with the losses that are allowed.
 
-Allowed is: what was acknowledged but not flushed may go when its writer's session ends, or when no disk holds it any more after a power cut. It may not
-go otherwise, and what an fsync covered may not go at all (R1).
+Allowed is: what was acknowledged but not flushed may go when its writer's session ends, when no disk holds it any more after a power cut, or when the
+writer's next fsync says so with EIO (every server of the chunk started again: the MDS may then keep any of them). It may not go otherwise, and what an
+fsync covered may not go at all (R1).
 """
 
 from __future__ import annotations
@@ -86,6 +87,14 @@ class History:
     def lose(self, key: Key, now: float, why: str) -> None:
         if self.unsafe(key, now):
             self.losses.append(Loss(key, now, self.fallback(key, now), why))
+
+    def told(self, sync: Op) -> None:
+        """An fsync failed: each write of its client that it should have covered may be lost, since it returned."""
+        for write in [o for o in self.ops if o.kind == "write" and o.key[0] == sync.key and o.session is sync.session]:
+            if write.ret is not None and write.ret <= sync.call and not self._is_safe(write, sync.call):
+                self.losses.append(
+                    Loss(write.key, write.ret, self.fallback(write.key, sync.call), f"fsync failed {sync}")
+                )
 
     # --- verdicts
 

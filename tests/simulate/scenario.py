@@ -95,7 +95,9 @@ class Worker:
 
     async def sync(self, ino: int) -> None:
         if ino in self.handles:
-            await self._do("sync", ino, None, self.client.volume.files.sync(ino))
+            op, _ = await self._do("sync", ino, None, self.client.volume.files.sync(ino))
+            if op.error:
+                self.world.history.told(op)
 
     async def close(self, ino: int) -> None:
         handle = self.handles.pop(ino, None)
