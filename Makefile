@@ -143,7 +143,7 @@ test-ha: $(VENV)/stamp-dev build/stamp-native ## several MDSs: leaders killed, f
 
 .PHONY: posix
 posix: $(VENV)/stamp-dev build/stamp-native ## POSIX conformance, all cases, on a mount of a cluster of its own
-	@VSTOR_POSIX_EVERY=1 $(PYTEST) tests/cluster/test_posix.py $(PYTEST_ARGS)
+	@VSTOR_POSIX_EVERY=1 $(PYTEST) --timeout 1800 tests/cluster/test_posix.py $(PYTEST_ARGS)
 
 .PHONY: simulate
 simulate: $(VENV)/stamp-dev build/stamp-native ## simulated histories under faults, SIMULATE_S seconds; SEED=N: that one, with its trace

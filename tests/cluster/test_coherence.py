@@ -104,9 +104,11 @@ def test_one_block_written_by_both_without_pause(shared_cluster: Cluster, mnt: P
 
     def write(where: Path, k: int) -> Callable[[], None]:
         def run() -> None:
-            with (where / "block").open("r+b", buffering=0) as f:
+            # One page of memory: the kernel sends a write in two when it finds a page of the source not in memory half way.
+            with (where / "block").open("r+b", buffering=0) as f, mmap.mmap(-1, 4096) as buf:
+                buf[:] = bytes([65 + k]) * 4096
                 while time.monotonic() < end:
-                    os.pwrite(f.fileno(), bytes([65 + k]) * 4096, 0)
+                    os.pwrite(f.fileno(), buf, 0)
                     counts[k] += 1
 
         return run
@@ -218,3 +220,62 @@ def test_fallocate_knows_the_size_of_now(shared_cluster: Cluster, mnt: Path) -> 
         os.posix_fallocate(fa.fileno(), 0, 2000)
         assert os.fstat(fa.fileno()).st_size == 5010
         assert os.pread(fa.fileno(), 10, 5000) == b"y" * 10
+
+
+def records(data: bytes, *, growing: bool = False) -> list[tuple[int, int]]:
+    """(writer, number) of each record of a log: header "wNN nnnn len\n", then that many times the writer's byte.
+
+    growing: the last one may be there in part, as readers of a log that grows see it on any file system.
+    """
+    found, at = [], 0
+    while at < len(data):
+        if growing and len(data) - at < 16:
+            break
+        head = data[at : at + 16]
+        writer, number, length = int(head[1:3]), int(head[4:8]), int(head[9:15])
+        body = data[at + 16 : at + 16 + length]
+        full = len(body) if growing else length
+        assert body == bytes([writer]) * full, f"record at {at}: {len(body)} bytes of {length}, {set(body)}"
+        found.append((writer, number))
+        at += 16 + length
+    return found
+
+
+def test_appends_of_both_are_whole(shared_cluster: Cluster, mnt: Path) -> None:
+    """Records of any size up to several pages, by two writers on each mount."""
+    a, b = both(shared_cluster, mnt)
+    (a / "log").touch()
+    with (
+        (a / "log").open("rb", buffering=0) as early,
+        (b / "log").open("rb", buffering=0),
+    ):  # cached handles that were there before
+        done = threading.Event()
+
+        def append(where: Path, writer: int) -> Callable[[], None]:
+            def run() -> None:
+                fd = os.open(where / "log", os.O_WRONLY | os.O_APPEND)
+                for number in range(40):
+                    length = (writer * 7919 + number * 1361) % 20_000
+                    record = b"w%02d %04d %06d\n" % (writer, number, length) + bytes([writer]) * length
+                    assert os.write(fd, record) == len(record)
+                os.close(fd)
+                finished.append(writer)
+                if len(finished) == 4:
+                    done.set()
+
+            return run
+
+        def follow(where: Path) -> Callable[[], None]:
+            def run() -> None:
+                while not done.is_set():
+                    records((where / "log").read_bytes(), growing=True)
+
+            return run
+
+        finished: list[int] = []
+        at_once(append(a, 1), append(b, 2), append(a, 3), append(b, 4), follow(a), follow(b))
+        expected = sorted((writer, number) for writer in range(1, 5) for number in range(40))
+        for data in ((a / "log").read_bytes(), (b / "log").read_bytes(), os.pread(early.fileno(), 1 << 24, 0)):
+            got = records(data)
+            assert sorted(got) == expected
+            assert all([n for w, n in got if w == writer] == list(range(40)) for writer in range(1, 5))

@@ -86,15 +86,19 @@ class FileOperations(Operations):
     def _opened(self, inode: Inode, handle: Handle) -> bytes:
         """Bind the handle to the engine and choose how the kernel caches.
 
-        FOPEN_DIRECT_IO handles write past the page cache without the kernel's telling it (Linux before 6.6), so they and buffered
+        FOPEN_DIRECT_IO handles write past the page cache without the kernel's telling it (older Linux), so they and buffered
         handles exclude each other: O_DIRECT beside buffered handles goes the kernel's slower, coherent way, and a buffered open beside
         direct writers gets no cache. Pages that are there are valid (recalls drop them), so they are kept otherwise.
+        O_APPEND goes direct, too: from the page cache a write across a page comes in two requests, and the writes of other clients in between.
         """
         others = [h for h in inode.handles.values() if h is not handle]
+        coherent = self.volume.kernel.direct_writes_drop_pages
         if handle.flags & os.O_DIRECT:
             handle.direct = not any(not h.direct for h in others)
+        elif handle.appends:
+            handle.direct = coherent or not any(not h.direct for h in others)
         else:
-            handle.direct = any(h.direct and h.writable for h in others)
+            handle.direct = any(h.direct and h.writable and not (coherent and h.appends) for h in others)
         if handle.direct:
             flags = fp.FOPEN_DIRECT_IO | fp.FOPEN_PARALLEL_DIRECT_WRITES
         else:

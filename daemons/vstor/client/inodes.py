@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import stat
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -56,6 +57,10 @@ class Handle:
     writable: bool
     direct: bool = False  # past the kernel's page cache
     bound: int | None = None  # flags with which the engine knows it; None: it does not
+
+    @property
+    def appends(self) -> bool:
+        return self.writable and bool(self.flags & os.O_APPEND)
 
 
 @dataclass(slots=True, eq=False)

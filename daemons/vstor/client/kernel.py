@@ -31,6 +31,9 @@ class KernelCache(Protocol):
         """
 
     names_cached: bool  # names may be given a time of validity, because drop_names can take it back
+    direct_writes_drop_pages: (
+        bool  # cached pages of what is written through a FOPEN_DIRECT_IO handle are dropped by the kernel itself
+    )
 
     def drop_names(self) -> None:
         """No name is to be believed any more without asking. At once, does not block."""
@@ -43,6 +46,7 @@ class NoKernel:
     """No cache, nothing to drop."""
 
     names_cached = False
+    direct_writes_drop_pages = False
 
     async def drop_attr(self, ino: int, *, known: bool) -> None:
         return
@@ -65,7 +69,7 @@ class FuseKernel:
 
     def __init__(self, notify: Callable[[int, bytes], int]) -> None:
         self._notify = notify
-        self.names_cached = False
+        self.names_cached = self.direct_writes_drop_pages = False
         # Late drops wait for other clients, so they must not keep the threads from drops that others wait for.
         self._pool = ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="fuse-drop")
         self._late_pool = ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="fuse-drop-late")
@@ -104,6 +108,7 @@ class FuseKernel:
         kernel only where their epoch can be ended without a lock.
         """
         self.names_cached = self._notify(fp.Notify.INC_EPOCH, b"") == 0
+        self.direct_writes_drop_pages = self.names_cached  # since 6.13; epochs came with 6.16
 
     def drop_names(self) -> None:
         if self.names_cached:

@@ -184,9 +184,9 @@ async def test_setattr(world: World) -> None:
 async def test_create_write_read_through_the_bound_file(world: World) -> None:
     k = await mount(world)
     ino, fh, flags = await k.create(1, b"f", os.O_RDWR | os.O_APPEND | os.O_SYNC)
-    assert flags == fp.FOPEN_KEEP_CACHE
+    assert flags == fp.FOPEN_DIRECT_IO | fp.FOPEN_PARALLEL_DIRECT_WRITES
     file, bound = k.native.bound[fh]
-    assert bound == api.BIND_WRITABLE | api.BIND_APPEND | api.BIND_SYNC
+    assert bound == api.BIND_WRITABLE | api.BIND_APPEND | api.BIND_SYNC | api.BIND_DIRECT
     assert file.ino == ino
     await k.volume.files.write(ino, 0, b"content")
     valid_s, attr = await k.getattr(ino)
@@ -196,6 +196,25 @@ async def test_create_write_read_through_the_bound_file(world: World) -> None:
     assert world.mds.core.state.inodes[ino].size == 7
     await k.call(fp.Op.RELEASE, ino, fp.RELEASE_IN.pack(fh, 0, 0, 0))
     assert not k.native.bound
+
+
+@pytest.mark.parametrize("recent", [False, True])
+async def test_appends_go_direct_beside_cached_handles_where_the_kernel_keeps_its_cache_right(
+    world: World, recent: bool
+) -> None:
+    k = await mount(world)
+    k.volume.kernel.direct_writes_drop_pages = recent
+    ino, _, cached = await k.create(1, b"f")
+    assert cached == fp.FOPEN_KEEP_CACHE
+
+    async def open_flags(flags: int) -> int:
+        raw = await k.call(fp.Op.OPEN, ino, fp.OPEN_IN.pack(flags, 0))
+        return fp.OPEN_OUT.unpack(raw)[1]
+
+    direct = fp.FOPEN_DIRECT_IO | fp.FOPEN_PARALLEL_DIRECT_WRITES
+    assert await open_flags(os.O_WRONLY | os.O_APPEND) == (direct if recent else cached)
+    assert await open_flags(os.O_RDONLY) == cached
+    assert await open_flags(os.O_RDONLY | os.O_APPEND) == cached
 
 
 async def test_every_reply_has_the_size_as_of_the_last_write(world: World) -> None:
