@@ -63,6 +63,10 @@ static int from_disk(struct cs_rd *rd, uint32_t block)
 		rd->hole = 0;
 		rd->bad++;
 		rd->status = VST_ERR_CORRUPT;
+		/* A scrub tells again what was known: when it was first found there may have been nothing to repair it
+		 * from. Once for each row of blocks in a granule, which is what a repair mends. */
+		if (rd->from_disk && (block % CS_GRANULE_BLOCKS == 0 || cs_tab_state(c, block - 1) != CS_BAD))
+			cs_report(c->cs, VST_CS_EV_CORRUPT, c->id, (uint64_t)block * CS_BLOCK, 0);
 		return 0;
 	}
 	if (e && !rd->from_disk) {

@@ -140,7 +140,7 @@ class Scrubber:
                 if wait_ms(self.state, self.config, self._now_ms()) is None:
                     break
                 if not replica.syncing:
-                    await self.scrub_chunk(replica.chunk_id)
+                    await self._scrub_of_pass(replica.chunk_id)
                 self.state.after = replica.chunk_id
                 self.state.chunks += 1
                 unsaved += 1
@@ -150,17 +150,19 @@ class Scrubber:
         await self._save()
 
     async def scrub_chunk(self, chunk_id: int) -> int:
-        """Read one chunk against its checksums; the number of bad blocks found. Failures are counted, not raised."""
-        try:
-            bad, n_bytes = await self._host.call_scrub(self._host.engine.scrub, chunk_id)
-        except VstorError as exc:
-            if exc.code != ErrorCode.NO_CHUNK:  # deleted meanwhile is fine
-                log.warning("chunk cannot be scrubbed chunk=%d code=%s", chunk_id, exc.code.name)
-            return 0
+        """Read one chunk against its checksums; the number of bad blocks, also of those known before. Raises the engine's VstorError."""
+        bad, n_bytes = await self._host.call_scrub(self._host.engine.scrub, chunk_id)
         self.bytes_read += n_bytes
         self.state.bad_blocks += bad
         await self.limit.take(n_bytes)
         return int(bad)
+
+    async def _scrub_of_pass(self, chunk_id: int) -> None:
+        try:
+            await self.scrub_chunk(chunk_id)
+        except VstorError as exc:
+            if exc.code != ErrorCode.NO_CHUNK:  # deleted meanwhile is fine
+                log.warning("chunk cannot be scrubbed chunk=%d code=%s", chunk_id, exc.code.name)
 
     async def _finish(self) -> None:
         self.state.after = 0

@@ -158,6 +158,11 @@ def _remarks(status: dict[str, Any]) -> list[str]:
     if short:
         words = ", ".join(f"{n} {name}" for name, n in short.items())
         remarks.append(f"chunks have fewer replicas than they should ({words}): list-chunks shows the files")
+    hopeless = status.get("damage", [])
+    if hopeless:
+        names = ", ".join(f"{d['path'] or 'a file'} (chunk {d['chunk_id']} on CS#{d['cs_id']})" for d in hopeless)
+        more = ", …" if chunks.get("damaged", 0) > len(hopeless) else ""
+        remarks.append(f"damaged, and no other replica to repair it from: {names}{more}")
     damaged = chunks.get("corrupt_reported", 0)
     if damaged:
         remarks.append(

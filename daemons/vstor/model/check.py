@@ -316,7 +316,7 @@ def _replicas(state: State, names: Names, inventories: dict[int, Inventory]) -> 
                 if inventory is None:
                     continue
                 held = inventory.replicas.get(chunk.id)
-                problem = _judge(chunk.version, void, held)
+                problem = _judge(chunk.version, void, held, alone=len(chunk.replicas) == 1)
                 if problem is None:
                     good += 1
                     if held is not None and held.digest:
@@ -337,7 +337,7 @@ def _replicas(state: State, names: Names, inventories: dict[int, Inventory]) -> 
                 yield Finding(ERROR, "replicas-differ", (chunk.id,), text)
 
 
-def _judge(version: int, void: bool, held: Held | None) -> tuple[str, str] | None:
+def _judge(version: int, void: bool, held: Held | None, *, alone: bool) -> tuple[str, str] | None:
     """What is wrong with a replica that is in the map."""
     if held is None:
         return None if void else ("replica-missing", "it is not there; the cluster makes a new one")
@@ -348,7 +348,8 @@ def _judge(version: int, void: bool, held: Held | None) -> tuple[str, str] | Non
     if held.version < version:
         return "version-below", f"it has version {held.version}, the map {version}; the leading MDS raises it"
     if held.bad_blocks or held.digest == "CORRUPT":
-        return "bad-blocks", f"{held.bad_blocks or 'some'} blocks do not match their checksum; the cluster repairs them"
+        mend = "no other replica to repair them from: restore the file" if alone else "the cluster repairs them"
+        return "bad-blocks", f"{held.bad_blocks or 'some'} blocks do not match their checksum; {mend}"
     return None
 
 

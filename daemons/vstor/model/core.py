@@ -12,6 +12,7 @@ from vstor.errors import VstorError
 from vstor.model import csops, removal, sessions, status
 from vstor.model.chunkservers import Servers
 from vstor.model.config import Config
+from vstor.model.damage import Damage
 from vstor.model.dispatch import GRACE_FREE, HANDLERS, MEMO, PERSIST, ROLES
 from vstor.model.fences import Fences
 from vstor.model.files import policy
@@ -73,6 +74,7 @@ class Core:
         self.garbage = Garbage()
         self.recovery = Recovery()
         self.repairs = Repairs()
+        self.damage = Damage()
         self.restored = Restored(state)
         self.lost: deque[tuple[int, int]] = deque()  # (chunk id, cs id): a replica in the map that is not there
         self.lower: deque[tuple[int, int]] = deque()  # ... that missed an OrderSetVersion
@@ -223,6 +225,7 @@ class Core:
             return self._finish(s)
         self.fences.tick(s)
         self.tracker.tick(now_ms)
+        self.damage.tick(s)
         self.recovery.tick(s)
         self.garbage.tick(s)
         self.keyring.rotate(s)

@@ -24,10 +24,20 @@ from vstor.proto.messages import MapChanged, OrderReplicate
 STARTS_PER_TICK = 64
 TRIMS_PER_TICK = 64
 STALE_DELETES_PER_TICK = 512
-RETRY_MS = 3_000
+RETRY_MS = 3_000  # doubled with each failure in a row of the same chunk
+RETRY_DOUBLINGS_MAX = 5
+FAILURES_MAX = 100_000  # chunks whose failures are counted
 # A writer that died may have left a write of some versions ago on one replica only; so many versions back granules are compared.
 BASE_MARGIN = 16
 FINAL_PASS_MS = 30_000  # writers wait meanwhile
+
+
+@dataclass(frozen=True, slots=True)
+class Stale:
+    """A replica outside of the map."""
+
+    base: int  # complete up to this version, so that a copy may start from it; 0: worthless
+    ceiling: int  # its version is not above this. A copy is made at a higher one: a chunk server takes an equal version for the same content
 
 
 @dataclass(slots=True)
@@ -44,14 +54,7 @@ class Job:
     raised: bool = False  # writers wait
     since_seq: int = 0
     order_id: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Stale:
-    """A replica outside of the map."""
-
-    base: int  # complete up to this version, so that a copy may start from it; 0: worthless
-    ceiling: int  # its version is not above this. A copy is made at a higher one: a chunk server takes an equal version for the same content
+    left: Stale | None = None  # what was at the target before
 
 
 @dataclass(slots=True)
@@ -77,6 +80,7 @@ class Recovery:
         self.progress = Progress()
         self._load: Counter[int] = Counter()  # cs id -> copies to and from it
         self._not_before: dict[int, int] = {}
+        self._failures: Counter[int] = Counter()  # chunk id -> copies that failed since one succeeded
 
     # --- what others tell -----------------------------------------------------------------------------------------
 
@@ -156,7 +160,7 @@ class Recovery:
             s.core.tracker.again(chunk_id)
 
     def _later(self, s: Step, chunk_id: int) -> None:
-        self._not_before[chunk_id] = s.now_ms + RETRY_MS
+        self._not_before[chunk_id] = s.now_ms + (RETRY_MS << min(self._failures[chunk_id], RETRY_DOUBLINGS_MAX))
 
     def _start(self, s: Step, chunk_id: int) -> bool:
         """Begin to make a replica. False: no server is free now, look again soon."""
@@ -179,16 +183,20 @@ class Recovery:
         if not sources or target is None:
             self._later(s, chunk_id)
             return True
+        if s.core.damage.blocks(chunk_id, sources):
+            return True  # it would fail at the damaged block; a look that finds it mended brings the chunk here again
         if not free or self._load[target] >= busy:
             return False
         left = self.stale.get(chunk_id, {}).get(target)
         if left is not None and left.ceiling >= chunk.version:
             s.core.versions.start(s, ino, index, chunk, lambda step, n: step.core.tracker.again(n))
             return True
-        source = min(free, key=lambda r: (s.core.admin_of(r) == "failed", self._load[r], r))
+        source = min(
+            free, key=lambda r: (s.core.damage.blocks(chunk_id, [r]), s.core.admin_of(r) == "failed", self._load[r], r)
+        )
         self._forget_stale(chunk_id, target)
         dirty = s.core.maps.is_open(ino, index)
-        job = Job(chunk_id, source, target, chunk.version, left.base if left else 0, dirty, s.now_ms)
+        job = Job(chunk_id, source, target, chunk.version, left.base if left else 0, dirty, s.now_ms, left=left)
         self.jobs[chunk_id] = job
         self._load.update((source, target))
         self._pass(s, job, ino, chunk, final=not job.dirty)
@@ -270,6 +278,7 @@ class Recovery:
     def _join(self, s: Step, job: Job, found: tuple[int, int, Chunk]) -> None:
         ino, index, chunk = found
         self._end(s, job)
+        self._failures.pop(job.chunk_id, None)
         self.progress.copied_chunks += 1
         kept = tuple(
             r for r in chunk.replicas if s.core.servers.is_active(r) or s.core.servers.live[r].activity == INACTIVE
@@ -288,13 +297,27 @@ class Recovery:
     def _failed(self, s: Step, job: Job, status: int) -> None:
         self._end(s, job)
         self.progress.failed += 1
-        self.note_stale(job.chunk_id, job.target, 0, job.version)
+        if job.left is not None:
+            # Granules the copy did not come to are as they were, perhaps the last good ones: they are kept.
+            self.stale.setdefault(job.chunk_id, {})[job.target] = Stale(job.left.base, job.version)
+        else:
+            s.core.garbage.add(job.chunk_id, (job.target,))
+        if len(self._failures) > FAILURES_MAX:
+            self._failures.clear()
+        self._failures[job.chunk_id] += status not in (ErrorCode.OK, ErrorCode.DISCONNECTED, ErrorCode.TIMED_OUT)
         self._later(s, job.chunk_id)
-        if status not in (ErrorCode.OK, ErrorCode.DISCONNECTED):
+        if status == ErrorCode.CORRUPT and self._only_source(s, job):
+            s.core.damage.note(s, job.chunk_id, job.source)  # which tells
+        elif status not in (ErrorCode.OK, ErrorCode.DISCONNECTED):
             s.core.servers.once(
                 s, f"copy {job.source} {job.target} {status}", "warn",
                 f"Replication of chunk {job.chunk_id} from CS#{job.source} to CS#{job.target} failed (error {status})",
             )  # fmt: skip
+
+    @staticmethod
+    def _only_source(s: Step, job: Job) -> bool:
+        found = versions.locate(s, job.chunk_id)
+        return found is not None and not any(r != job.source and s.core.servers.is_active(r) for r in found[2].replicas)
 
     def _end(self, s: Step, job: Job) -> None:
         del self.jobs[job.chunk_id]

@@ -26,13 +26,12 @@ class Repairs:
         key = (chunk_id, cs_id, offset // GRANULE_BYTES)
         if found is None or cs_id not in found[2].replicas or key in self._running or len(self._running) >= REPAIRS_MAX:
             return
-        self.reported += 1
         ino, index, chunk = found
-        others = [r for r in chunk.replicas if r != cs_id and s.core.servers.is_active(r)]
-        text = f"CS#{cs_id}: chunk {chunk_id} is damaged at offset {offset} (found by {who})"
-        if not others:
-            s.core.servers.once(s, f"damaged {key}", "err", text + ": no other replica to repair it from")
+        if not self._sources(s, chunk, cs_id):
+            self.reported += s.core.damage.note(s, chunk_id, cs_id)
             return
+        self.reported += 1
+        text = f"CS#{cs_id}: chunk {chunk_id} is damaged at offset {offset} (found by {who})"
         s.core.servers.once(s, f"damaged {key}", "warn", text + ", repairing")
         self._running.add(key)
         if chunk_id in s.core.versions.raising or s.core.versions.busy.get(chunk_id, "repair") != "repair":

@@ -99,6 +99,7 @@ def build(s: Step) -> dict[str, Any]:
         "cs": [_server(s, cs_id) for cs_id in sorted(s.core.servers.live)],
         "cs_counts": s.core.servers.counts(),
         "chunks": _chunks(s),
+        "damage": s.core.damage.shown(),
         "space": _space(s, root),
         "replication": _replication(s),
         "io": _io(s),
@@ -182,6 +183,7 @@ def _chunks(s: Step) -> dict[str, int]:
         "stale": sum(map(len, s.core.recovery.stale.values())),
         "corrupt_reported": s.core.repairs.reported,
         "corrupt_repaired": s.core.repairs.repaired,
+        "damaged": len(s.core.damage.chunks),
     }
 
 

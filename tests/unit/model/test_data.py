@@ -633,6 +633,7 @@ def test_a_repair_that_fails_replaces_the_replica() -> None:
 def test_damage_of_the_only_replica_is_told() -> None:
     w = World(replicas="1:1")
     w.client.call(m.BadBlock(w.chunk().id, 1, w.server().cs_id, 0))
+    w.sim.run(1000)
     assert any("no other replica to repair it from" in e for e in w.events())
 
 

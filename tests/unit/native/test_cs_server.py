@@ -437,3 +437,33 @@ def test_idle_checkpoint_empties_the_journal(server: CsServer) -> None:
         time.sleep(0.05)
     assert server.engine.scrub(9) == (0, BLOCK)
     assert server.engine.read(9, 0, BLOCK) == b"x" * BLOCK
+
+
+def test_a_scrub_tells_of_damage_that_was_known(server: CsServer, tmp_path: Path) -> None:
+    """When it was first found there may have been nothing to repair it from. A row of blocks is told once for each granule."""
+    server.engine.create(9, 2 * MIB, 1)
+    for block in range(254, 260):
+        server.engine.write(9, 1, block * BLOCK, b"x" * BLOCK)
+    deadline = time.monotonic() + 60
+    while server.engine.counters()["journal_used"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    file = next(p for p in tmp_path.glob("chunks/**/*") if p.is_file())
+    data = file.read_bytes()
+    at = data.index(b"x" * BLOCK)
+    with file.open("r+b") as opened:
+        for block in range(1, 4):
+            opened.seek(at + block * BLOCK)
+            opened.write(b"y")
+
+    def told() -> list[int]:
+        events = iter(server.engine.next_event, None)
+        return [e.offset // BLOCK for e in events if e.kind == "CORRUPT"]
+
+    assert server.engine.scrub(9)[0] == 3
+    assert told() == [255, 256, 257]
+    assert server.engine.scrub(9)[0] == 3
+    assert told() == [255, 256]
+    server.engine.write(9, 1, 255 * BLOCK, b"z" * 3 * BLOCK)
+    assert server.engine.scrub(9)[0] == 0
+    assert told() == []
