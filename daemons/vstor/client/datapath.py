@@ -246,11 +246,12 @@ class DataPath:
                 with inode.tell() as told:
                     message = m.Commit(inode.ino, inode.told_size, told.mtime_ns, sorted(told.written))
                     await self.session.call_bound(message)
+                inode.size_told = max(inode.size_told, message.size)
             except BaseException as exc:
                 if self.session.sessions != session or (
                     isinstance(exc, VstorError) and exc.code == ErrorCode.NO_SESSION
                 ):
-                    inode.note_lost()  # it speaks of chunks the MDS has removed
+                    inode.not_told(told, message.size)
                 raise
             inode.file.committed(0, 0)
 

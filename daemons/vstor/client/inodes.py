@@ -70,6 +70,7 @@ class Inode:
     lease: the mode the MDS gave us and has not recalled (CACHE: attributes, and names of a directory).
     file: the engine's object, made at the first open, kept while `opened`.
     ours: size and times are what this client says: it has EXCLUSIVE, or had it and the MDS has not heard the last of it yet.
+    size_told: the size that the MDS is known to know.
     telling: what a Commit or LeaseRelease under way says; no reply that comes before its answer knows of it.
     tenure: counts what the MDS granted. Maps belong to one: the MDS keeps track of the chunks it gave maps of under the present grant only.
     opened: how many opens of ours the MDS counts; more than one only when Create met an existing file.
@@ -86,6 +87,7 @@ class Inode:
     opened: int = 0
     handles: dict[int, Handle] = field(default_factory=dict)
     ours: bool = False
+    size_told: int = 0
     pending: Pending = field(default_factory=Pending)
     telling: Pending | None = None
     recalling: int = 0  # recalls being worked on; nothing is acquired meanwhile
@@ -116,6 +118,18 @@ class Inode:
         finally:
             if self.telling is told:
                 self.telling = None
+
+    @property
+    def untold_data(self) -> bool:
+        """Data is gone if the session is: behind the size that the MDS knows, or in chunks void to it. Not: what is being told (`not_told`)."""
+        grown = self.telling is None and self.file is not None and self.file.size > self.size_told
+        return self.ours and (grown or bool(self.pending.written))
+
+    def not_told(self, told: Pending, size: int) -> None:
+        """The session was lost, maybe before the MDS had heard this."""
+        if told.written or size > self.size_told:
+            self.note_lost()
+            self.size_told = max(self.size_told, size)
 
     @property
     def untold_mtime_ns(self) -> int:
@@ -178,6 +192,7 @@ class InodeTable:
         """Enter attributes that just came from the MDS. Those of a file we write are ours: size and newer mtime stay."""
         inode = self.need(attr.ino)
         attr = msgspec.structs.replace(attr)
+        inode.size_told = attr.size
         if not inode.attr_valid:
             inode.xattrs.clear()
         inode.attr = attr
@@ -246,14 +261,12 @@ class InodeTable:
             inode.attr_valid = False
             self.drop_names(inode.ino)
 
-    def lose_all(self) -> list[Inode]:
-        """The session ended: nothing is valid. Returns the inodes that had something."""
-        had = [i for i in self.inodes.values() if i.lease != NONE or i.file is not None or i.opened]
+    def lose_all(self) -> None:
+        """The session ended: nothing is valid."""
         for inode in self.inodes.values():
             inode.lease, inode.attr_valid, inode.ours = NONE, False, False
         self._entries.clear()
         self._names.clear()
-        return had
 
     # --- names
 

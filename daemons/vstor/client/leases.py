@@ -210,9 +210,10 @@ class Leases:
                 try:
                     await self.session.call_bound(message)
                 except VstorError as exc:
-                    if was_writer and exc.code == ErrorCode.NO_SESSION:
-                        inode.note_lost()
+                    if exc.code == ErrorCode.NO_SESSION:
+                        inode.not_told(told, message.size)
                     raise
+            inode.size_told = max(inode.size_told, message.size)
             inode.ours = inode.ours and inode.lease == EXCLUSIVE
             if was_writer and inode.file is not None:
                 inode.file.committed(0, 0)
@@ -332,16 +333,16 @@ class Leases:
 
     def lost(self) -> None:
         """All leases are gone. Requests park; the kernel drops everything we ever told it."""
-        had = self.table.lose_all()
-        for inode in had:
+        for inode in self.table.inodes.values():
             inode.opened = 0
             if inode.file is not None:
                 collect(inode)
-                if inode.pending.any or inode.file.unsynced():
+                if inode.untold_data or inode.file.unsynced():
                     inode.note_lost()
                 inode.pending, inode.telling = type(inode.pending)(), None
                 inode.file.set_lease(0, 0)
                 inode.file.drop_chunks(0)
+        self.table.lose_all()
         self.drop_everything()
 
     def drop_everything(self) -> None:

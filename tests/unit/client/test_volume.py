@@ -573,3 +573,41 @@ async def test_size_is_told_while_the_lease_is_given_back(world: World) -> None:
     inode.file.run()
     await asyncio.gather(reading, taking)
     assert await size(a, ino) == await size(b, ino) == 10
+
+
+async def test_a_lost_session_is_no_loss_of_what_was_synced(world: World) -> None:
+    """Only the time of the last write was not told: fsync has nothing to complain of, and the file has its size."""
+    a = await world.client()
+    ino, _ = await make(a, b"f", b"precious")
+    await a.files.sync(ino)
+    await a.files.write(ino, 0, b"PRECIOUS")
+    await a.files.sync(ino)
+    assert a.table.need(ino).file.mtime_ns
+    world.mds.end_session(a.session.id)
+    a.session.rpc.reconnect()
+    await world.until(lambda: a.session.sessions == 2)
+    await a.files.sync(ino)
+    assert await read(a, ino, 0, 100) == b"PRECIOUS"
+
+
+@pytest.mark.parametrize("what", ["size", "chunk"])
+async def test_a_session_lost_under_a_commit_is_said_by_one_fsync(world: World, what: str) -> None:
+    a = await world.client()
+    ino, _ = await make(a, b"f", b"x" * 5000)
+    if what == "size":
+        await a.files.sync(ino)
+        await a.files.write(ino, 5000, b"more")
+    inode = a.table.need(ino)
+    world.mds.down = True
+    committing = asyncio.ensure_future(a.data.commit(inode))
+    for _ in range(10):
+        await asyncio.sleep(0)
+    inode.file.dirty = False  # synced: only what the commit says is at stake
+    world.mds.down = False
+    world.mds.end_session(a.session.id)
+    a.session.rpc.reconnect()
+    with pytest.raises(VstorError):
+        await committing
+    with pytest.raises(OSError, match="Input/output"):
+        await a.files.sync(ino)
+    await a.files.sync(ino)
