@@ -7,6 +7,7 @@ sender has given up, the news of a break may come late or (power cut, partition)
 from __future__ import annotations
 
 import random
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -56,7 +57,9 @@ class End:
         self.open = True
         self.on_close: Callable[[], None] | None = None
         self.last_s = 0.0  # when the last message towards this end arrives
-        self.kept: list[Callable[[], None]] = []  # not through yet, for a blocked path
+        # Messages under way to this end, in order, each with: it goes through to an end that is deaf.
+        self.coming: deque[tuple[Callable[[], None], bool]] = deque()
+        self.held = 0  # of them have met a blocked path
         self.deaf = False  # what was under way when the peer gave up is lost
 
     @property
@@ -106,6 +109,11 @@ class Link:
         return died
 
     def transmit(self, to: End, deliver: Callable[[], None], *, last: bool = False) -> None:
+        to.coming.append((deliver, last))
+        self._set_out(to)
+
+    def _set_out(self, to: End) -> None:
+        """One message more arrives some time. Which one says the queue alone: timers of the same moment fire in any order."""
         net, source = self.net, to.peer.proc.host.name
         if not to.proc.alive:
             # Nobody is there: its host's kernel says so, or (it has no power) nothing is acknowledged.
@@ -114,15 +122,15 @@ class Link:
             return
         when_s = max(net.loop.now_s + net.delay_s(source, to.proc.host.name), to.last_s)
         to.last_s = when_s
-        net.loop.call_at(when_s, self._arrive, to, deliver, last, context=to.proc.context)
+        net.loop.call_at(when_s, self._arrive, to, context=to.proc.context)
 
-    def _arrive(self, to: End, deliver: Callable[[], None], last: bool) -> None:
-        if to.kept or not self.net.passes(to.peer.proc.host.name, to.proc.host.name):
-            if not to.kept:
+    def _arrive(self, to: End) -> None:
+        if to.held or not self.net.passes(to.peer.proc.host.name, to.proc.host.name):
+            if not to.held:
                 self.net.loop.call_later(UNACKED_S_MAX, self._unacked, to, context=to.peer.proc.context)
-            to.kept.append(lambda: self._take(to, deliver, last))
-        else:
-            self._take(to, deliver, last)
+            to.held += 1
+        elif to.coming:
+            self._take(to, *to.coming.popleft())
 
     def _take(self, to: End, deliver: Callable[[], None], last: bool) -> None:
         if to.open and (last or not to.deaf):
@@ -130,7 +138,7 @@ class Link:
 
     def _unacked(self, to: End) -> None:
         """Nothing was acknowledged for too long: the sender's kernel gives the connection up."""
-        if to.kept and to.peer.open:
+        if to.held and to.peer.open:
             sender = to.peer
             sender.open = False
             if sender.on_close is not None:
@@ -138,13 +146,15 @@ class Link:
 
     def flush(self) -> None:
         for end in self.ends:
-            if end.kept and self.net.passes(end.peer.proc.host.name, end.proc.host.name):
-                kept, end.kept = end.kept, []
+            if end.held and self.net.passes(end.peer.proc.host.name, end.proc.host.name):
+                held, end.held = end.held, 0
                 if not end.peer.open and self.net.rng.random() < 0.5:
-                    kept = [end.closed_by_peer]  # the kernel had given up sending
-                for deliver in kept:
-                    self.transmit(end, deliver, last=True)
-            if not end.peer.open and end.open and not end.kept and end.peer.proc.alive is False:
+                    end.coming.clear()  # the kernel had given up sending
+                    self.transmit(end, end.closed_by_peer, last=True)
+                else:
+                    for _ in range(held):
+                        self._set_out(end)
+            if not end.peer.open and end.open and not end.held and end.peer.proc.alive is False:
                 self.transmit(end, end.closed_by_peer, last=True)
 
     def forget_if_done(self) -> None:
