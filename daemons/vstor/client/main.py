@@ -24,6 +24,7 @@ from vstor.client.kernel import FuseKernel
 from vstor.client.volume import Volume, open_volume
 from vstor.codes_gen import ErrorCode
 from vstor.errors import VstorError
+from vstor.net import discovery
 from vstor.net.identity import check_cluster_name, load_identity
 
 log = logging.getLogger(__name__)
@@ -333,6 +334,7 @@ def run(config: Config) -> int:
     try:
         logs.setup_logging(NAME, config.log_level, log_file)
         daemon.raise_limits()
+        discovery.preload()
         told = daemon.Readiness(config.id)
     except (VstorError, OSError) as exc:
         error = exc if isinstance(exc, VstorError) else VstorError(ErrorCode.CONFIG, str(exc))

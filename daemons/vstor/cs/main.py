@@ -248,6 +248,7 @@ def main(argv: list[str] | None = None) -> int:
             show_config(args, repository.read_identity(args.repository))
             return 0
         raise_limits()
+        discovery.preload()
         if args.user:
             drop_privileges(args.user)
         setup_logging(PROGRAM, args.level, args.log)

@@ -60,6 +60,7 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         logs.setup_logging(NAME, args.log_level, args.log_file)
         daemon.raise_limits()
+        discovery.preload()
         lock = repository.lock("lock")
     except VstorError as exc:
         return daemon.complain(NAME, exc)

@@ -6,6 +6,7 @@ Everybody who looks for an MDS does it through here: vstorctl, the daemons, the 
 from __future__ import annotations
 
 import asyncio
+import importlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -32,6 +33,22 @@ def read_config() -> DiscoveryConfig:
     except OSError as exc:
         raise from_os_error(exc, f"cannot read {path}") from exc
     return sources.parse_config(text, str(path), parse_address)
+
+
+def preload() -> None:
+    """Called by a daemon when it starts: load now what the configured sources need.
+
+    An upgrade replaces the program's files below running daemons, which go on until they are restarted. What a daemon loaded only then would
+    be of another version than the rest of it. A source that is configured later is loaded when it is used.
+    """
+    try:
+        config = read_config()
+    except VstorError:
+        return  # whoever uses it says what is wrong
+    if DNS in config.order:
+        importlib.import_module("vstor.net.discovery_dns")
+    if MDNS in config.order or config.announce:
+        importlib.import_module("vstor.net.discovery_mdns")
 
 
 async def lookup(source: str, cluster: str, config: DiscoveryConfig) -> list[str]:

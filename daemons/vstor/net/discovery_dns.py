@@ -7,9 +7,17 @@ import logging
 import secrets
 from typing import Any
 
+# Some of these are what dnspython would load with the first query: an upgrade may have replaced it by then (discovery.preload).
+import dns._asyncio_backend
 import dns.asyncresolver
 import dns.exception
 import dns.nameserver
+import dns.rdtypes.ANY.CNAME
+import dns.rdtypes.ANY.SOA
+import dns.rdtypes.ANY.TXT
+import dns.rdtypes.IN.A
+import dns.rdtypes.IN.AAAA
+import dns.rdtypes.IN.SRV
 import dns.resolver
 
 from vstor.codes_gen import ErrorCode
