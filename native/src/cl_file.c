@@ -441,9 +441,11 @@ static void run_take_dirty(struct vst_cl *cl, struct cmd *c)
 		list_del(&chunk->first);
 		indexes[n++] = chunk->index;
 	}
-	if (list_empty(&f->first))
+	if (list_empty(&f->first)) {
 		f->taken_seq = f->meta_seq;
-	f->dirty_mtime_ns = list_empty(&f->first) ? 0 : f->dirty_mtime_ns;
+		f->dirty_mtime_ns = 0;
+		atomic_store(&f->untaken, false);
+	}
 	cl_cmd_done(c, n);
 }
 
@@ -451,6 +453,9 @@ uint32_t vst_file_take_dirty(vst_file *f, uint64_t *end, uint64_t *mtime_ns, uin
 {
 	struct cmd c = {.run = run_take_dirty, .f = f, .p = end, .q = mtime_ns, .r = indexes, .n = max};
 
+	*end = *mtime_ns = 0;
+	if (!atomic_load(&f->untaken)) /* by far the most calls: without a turn of the engine */
+		return 0;
 	return (uint32_t)cl_call(f->cl, &c);
 }
 

@@ -258,6 +258,8 @@ struct vst_file {
 	uint32_t nreqs; /* all there are, wherever they wait */
 	/* what the MDS must learn */
 	uint64_t dirty_end, dirty_mtime_ns;
+	atomic_bool untaken; /* there is something for vst_file_take_dirty */
+	atomic_bool attr_kept; /* its attributes are among what LOOKUP and GETATTR are answered with (fuse_names.c) */
 	uint64_t meta_seq, committed_seq; /* moves with size and first-written chunks; last known to be committed */
 	struct link commits; /* reqs that raised COMMIT */
 	uint64_t taken_seq; /* meta_seq when vst_file_take_dirty last left nothing behind */
@@ -571,4 +573,5 @@ void fuse_readable(struct vst_cl *cl);
 void fuse_stop(struct vst_cl *cl);
 void fuse_free(struct vst_cl *cl);
 void fuse_unbind_file(struct vst_file *f);
+void fuse_attr_written(struct vst_file *f);
 #endif

@@ -249,14 +249,16 @@ void req_written(struct req *r)
 
 	clock_gettime(CLOCK_REALTIME, &t);
 	f->dirty_mtime_ns = (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-	if (r->op != VST_IO_WRITE || !r->len)
-		return;
-	if (end > atomic_load(&f->size)) {
-		atomic_store(&f->size, end);
-		f->meta_seq++;
+	if (r->op == VST_IO_WRITE && r->len) {
+		if (end > atomic_load(&f->size)) {
+			atomic_store(&f->size, end);
+			f->meta_seq++;
+		}
+		if (end > f->dirty_end)
+			f->dirty_end = end;
 	}
-	if (end > f->dirty_end)
-		f->dirty_end = end;
+	atomic_store(&f->untaken, true);
+	fuse_attr_written(f);
 }
 
 /* Where the next append goes: behind the size and all writes under way. A failed write leaves no gap. */

@@ -143,6 +143,7 @@ static void first_write(struct part *p)
 	list_del(&c->first);
 	list_add(&c->f->first, &c->first);
 	c->f->meta_seq++;
+	atomic_store(&c->f->untaken, true);
 }
 
 static void pass_done(struct part *p)

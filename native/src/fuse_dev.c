@@ -140,7 +140,7 @@ static void dispatch(struct fuse *fu, const struct fuse_in_header *in)
 	default:
 		break;
 	}
-	if (!fuse_data(fu, in))
+	if (!fuse_names(fu, in) && !fuse_data(fu, in))
 		fuse_slow(fu, in);
 }
 
@@ -217,11 +217,17 @@ int vst_fuse_start(vst_cl *cl, int fd, const struct vst_fuse_config *cfg)
 		fu->cfg.max_background = UINT16_MAX;
 	/* READs of a kernel that ignores max_write may be as large as io_bytes_max; whole pages for aligned_alloc */
 	fu->big_bytes = FUSE_WRITE_MAX + FUSE_HEAD_BYTES;
+	int err = fuse_names_init(fu);
+	if (err) {
+		free(fu);
+		return err;
+	}
 	pthread_mutex_init(&fu->mu, NULL);
 	list_init(&fu->slow);
 	struct cmd c = {.run = run_start, .q = fu};
-	int err = (int)cl_call(cl, &c);
+	err = (int)cl_call(cl, &c);
 	if (err && cl->fuse != fu) {
+		fuse_names_free(fu);
 		pthread_mutex_destroy(&fu->mu);
 		free(fu);
 	}
@@ -251,6 +257,7 @@ void fuse_free(struct vst_cl *cl)
 	cl->fuse = NULL;
 	fuse_binds_free(fu);
 	fuse_queue_free(fu);
+	fuse_names_free(fu);
 	free(fu->reading);
 	free_chain(&fu->free_small);
 	free_chain(&fu->free_big);

@@ -22,6 +22,8 @@
 #define FUSE_SLOW_BYTES_MAX (256u << 20)
 #define FUSE_FORGETS_PER_BATCH 2048u
 #define FUSE_BINDS_MIN 256u
+#define FUSE_KEPT_MIN 1024u
+#define FUSE_NAME_BYTES_MAX 255u
 #define FUSE_BACKGROUND_DEFAULT 256u
 
 enum buf_class { BUF_NONE, BUF_SMALL, BUF_BIG };
@@ -44,6 +46,7 @@ struct slow {
 	uint32_t len;
 	uint8_t data[];
 };
+struct kept;
 struct fuse {
 	struct pollee poll; /* first: epoll's pointer */
 	struct vst_cl *cl;
@@ -67,6 +70,12 @@ struct fuse {
 	struct fuse_forget_one *forgets;
 	uint32_t nforgets, forgets_size;
 	bool forgets_announced;
+	/* names and attributes (fuse_names.c), under kept_mu */
+	pthread_mutex_t kept_mu;
+	struct kept **kept;
+	uint32_t kept_size, nkept;
+	uint64_t kept_seed, epoch;
+	bool give_names; /* the kernel may use names without asking */
 };
 
 /* fuse_dev.c */
@@ -83,6 +92,10 @@ void fuse_queue_free(struct fuse *fu);
 /* fuse_init.c */
 void fuse_init(struct fuse *fu, const struct fuse_in_header *in);
 void fuse_answer_req(struct req *r, int64_t result); /* fuse_data.c */
+/* fuse_names.c; true when it took the request, as fuse_data */
+bool fuse_names(struct fuse *fu, const struct fuse_in_header *in);
+int fuse_names_init(struct fuse *fu);
+void fuse_names_free(struct fuse *fu);
 /* fuse_data.c: true when it took the request */
 bool fuse_data(struct fuse *fu, const struct fuse_in_header *in);
 #endif

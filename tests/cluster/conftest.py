@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,19 @@ def shared_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster
         yield cluster
     finally:
         cluster.destroy()
+
+
+@pytest.fixture(params=["kernel", "engine"])
+def cluster_of_either_kind(shared_cluster: Cluster, request: pytest.FixtureRequest) -> Cluster:
+    """The shared cluster; its mounts "a" and "b" are of a kernel that keeps names, or of one that asks the engine for each (before 6.16)."""
+    if request.param == "kernel":
+        return shared_cluster
+    for label in ("old-a", "old-b"):
+        if label not in shared_cluster.mounts:
+            shared_cluster.mount(label, kernel_names=False)
+    other = copy.copy(shared_cluster)
+    other.mounts = {"a": shared_cluster.mounts["old-a"], "b": shared_cluster.mounts["old-b"]}
+    return other
 
 
 @pytest.fixture

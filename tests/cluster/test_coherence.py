@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
+import random
+import re
+import socket
 import subprocess
 import sys
 import threading
@@ -12,9 +15,18 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+from vstor.client.main import Config
+
 from tests.helpers.cluster import Cluster
 
 THREADS_S_MAX = 60.0
+
+
+@pytest.fixture
+def shared_cluster(cluster_of_either_kind: Cluster) -> Cluster:
+    """Every test here for both kinds of kernels."""
+    return cluster_of_either_kind
 
 
 def both(cluster: Cluster, mnt: Path) -> tuple[Path, Path]:
@@ -279,3 +291,96 @@ def test_appends_of_both_are_whole(shared_cluster: Cluster, mnt: Path) -> None:
             got = records(data)
             assert sorted(got) == expected
             assert all([n for w, n in got if w == writer] == list(range(40)) for writer in range(1, 5))
+
+
+def asked_of_python(cluster: Cluster, point: Path, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Requests of the kernel that this mount's engine could not answer alone."""
+    monkeypatch.setenv("VSTOR_RUN", str(cluster.base / "run"))
+    path = Config(cluster.name, str(point), 0, None, True, 1, (None, None, None), True, None, "").metrics_socket
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(str(path))
+        sock.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
+        text = b"".join(iter(lambda: sock.recv(65536), b"")).decode()
+    found = re.search(r"^vstor_client_fuse_slow_requests_total (\d+)$", text, re.MULTILINE)
+    assert found, text
+    return int(found[1])
+
+
+def test_what_is_known_is_answered_without_python(
+    shared_cluster: Cluster, mnt: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = both(shared_cluster, mnt)
+    for i in range(50):
+        (a / f"f{i}").write_bytes(b"x" * i)
+
+    def look(expected: set[int]) -> None:
+        for i in range(50):
+            assert (b / f"f{i}").exists() == (i in expected)
+            assert not (b / f"g{i}").exists()
+            if i in expected:
+                assert (b / f"f{i}").stat().st_size == i
+
+    everything = set(range(50))
+    look(everything)
+    before = asked_of_python(shared_cluster, shared_cluster.mounts["b"], monkeypatch)
+    for _ in range(10):
+        look(everything)
+    assert asked_of_python(shared_cluster, shared_cluster.mounts["b"], monkeypatch) - before < 50
+    (a / "f7").unlink()
+    look(everything - {7})
+
+
+def test_each_change_of_names_and_attributes_is_seen_at_once(shared_cluster: Cluster, mnt: Path) -> None:
+    """Random changes through both mounts in turn; after each, both show what a model says."""
+    rng = random.Random(11)
+    mounts = both(shared_cluster, mnt)
+    names = [f"n{i}" for i in range(5)]
+    files: dict[int, list[int]] = {}  # mode, size, links
+    known: dict[str, int] = {}  # name -> key of files
+
+    def change(where: Path, key: int) -> None:
+        name, other = rng.sample(names, 2)
+        kind = rng.randrange(7)
+        if kind <= 1 and name not in known:
+            fd = os.open(where / name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+            os.write(fd, b"x" * kind)
+            os.close(fd)
+            known[name], files[key] = key, [0o600, kind, 1]
+        elif name not in known:
+            return
+        elif kind == 2:
+            os.unlink(where / name)
+            files[known.pop(name)][2] -= 1
+        elif kind == 3:
+            os.rename(where / name, where / other)
+            if known.get(other) != known[name]:  # two names of one file: nothing is done
+                if other in known:
+                    files[known[other]][2] -= 1
+                known[other] = known.pop(name)
+        elif kind == 4 and other not in known:
+            os.link(where / name, where / other)
+            known[other] = known[name]
+            files[known[name]][2] += 1
+        elif kind == 5:
+            files[known[name]][0] = mode = 0o400 | rng.randrange(0o200)
+            os.chmod(where / name, mode)
+        elif kind == 6:
+            files[known[name]][1] = size = rng.randrange(5000)
+            if rng.randrange(2):
+                os.truncate(where / name, size)
+            else:
+                (where / name).write_bytes(b"y" * size)
+
+    for step in range(400):
+        change(mounts[rng.randrange(2)], step)
+        for where in mounts if rng.randrange(2) else mounts[::-1]:
+            for name in names:
+                try:
+                    found = os.stat(where / name)
+                except FileNotFoundError:
+                    assert name not in known, (step, name, where)
+                else:
+                    assert name in known, (step, name, where)
+                    assert [found.st_mode & 0o7777, found.st_size, found.st_nlink] == files[known[name]], (step, name)
+            if step % 20 == 0:
+                assert set(os.listdir(where)) == set(known)

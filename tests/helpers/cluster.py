@@ -261,7 +261,8 @@ class Cluster:
         self.start(name)
         return name
 
-    def mount(self, label: str = "a", *options: str) -> Path:
+    def mount(self, label: str = "a", *options: str, kernel_names: bool = True) -> Path:
+        """kernel_names: False treats the kernel as one before 6.16, which asks for each name."""
         point = self.base / "mnt" / label
         with contextlib.suppress(
             FileExistsError
@@ -269,6 +270,7 @@ class Cluster:
             point.mkdir()
         name = f"mount-{label}"
         proc = self.daemon(name, "mount", "-c", self.name, "-f", *options, str(point))
+        proc.env = {**proc.env, "VSTOR_KERNEL_NAMES": str(int(kernel_names))}
         proc.start()
 
         def check() -> bool:

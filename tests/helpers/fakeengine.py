@@ -15,6 +15,8 @@ from typing import Any
 
 from vstor.client import engine_api as cl
 
+from tests.helpers.fakekept import FakeKept
+
 ANY_INDEX = 0xFFFFFFFF
 
 
@@ -264,6 +266,7 @@ class FakeNative:
         self.replies: dict[int, tuple[int, bytes]] = {}
         self.notified: list[tuple[int, bytes]] = []
         self.bound: dict[int, tuple[FakeFile, int]] = {}
+        self.kept = FakeKept()
 
     def start(self) -> None:
         return
@@ -301,7 +304,7 @@ class FakeNative:
         names = (
             "reads writes syncs bytes_read bytes_written retries replica_failures bad_blocks reconnects parked inflight"
         )
-        names += " fuse_requests fuse_slow"
+        names += " fuse_requests fuse_slow fuse_kept"
         times = [f"{what}_ns_{how}" for what in ("read", "write", "sync") for how in ("sum", "max")]
         return dict.fromkeys(names.split() + times, 0)
 
@@ -325,3 +328,20 @@ class FakeNative:
 
     def fuse_unbind(self, fh: int) -> int:
         return 0 if self.bound.pop(fh, None) else -errno.ENOENT
+
+    def fuse_put_name(self, parent: int, name: bytes, ino: int) -> int:
+        self.kept.names[parent, name] = ino
+        return 0
+
+    def fuse_drop_name(self, parent: int, name: bytes) -> bool:
+        return self.kept.drop_name((parent, name))
+
+    def fuse_put_attr(self, file: FakeFile | None, ino: int, generation: int, attr: bytes) -> int:
+        self.kept.put_attr(file, ino, generation, attr)
+        return 0
+
+    def fuse_drop_attr(self, ino: int) -> int:
+        return self.kept.drop_attr(ino)
+
+    def fuse_new_epoch(self, give_names: bool) -> None:
+        self.kept.new_epoch(give_names)

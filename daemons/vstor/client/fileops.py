@@ -205,7 +205,9 @@ class FileOperations(Operations):
                 out += record
                 offset = entry.cookie
                 if plus and self._with_attr(entry):
-                    self.table.looked_up(self.table.need(entry.ino))
+                    inode = self.table.need(entry.ino)
+                    self.table.looked_up(inode)
+                    self.keep(handle.ino, entry.name, inode, record)
             if handle.eof:
                 return bytes(out)
 

@@ -104,7 +104,7 @@ class Files:
         if inode.recalling:
             # Said before or after the recall? Its answer settles that; requests then ask for the lease again.
             self.table.learn(reply.attr)
-            inode.attr_valid = False
+            self.table.invalidate(inode)
             self.data.install_servers(reply.servers)
             return
         self.leases.granted(inode, reply.lease, reply.attr)

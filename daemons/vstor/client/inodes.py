@@ -19,6 +19,7 @@ from typing import Any
 
 import msgspec
 
+from vstor.client.kept import Kept
 from vstor.codes_gen import ErrorCode
 from vstor.errors import VstorError
 from vstor.proto.messages import CACHE, EXCLUSIVE, NONE, ROOT_INO, SHARED, Attr
@@ -79,6 +80,7 @@ class Inode:
     ino: int
     attr: Attr | None = None
     attr_valid: bool = False
+    kept: bool = False  # the engine answers with its attributes, and gives references that are not in nlookup yet
     nlookup: int = 0
     lease: int = NONE
     file: Any = None
@@ -165,9 +167,10 @@ class Inode:
 
 
 class InodeTable:
-    """All inodes of a mount or library instance."""
+    """All inodes of a mount or library instance. kept: the part of it that the engine answers with."""
 
-    def __init__(self) -> None:
+    def __init__(self, kept: Kept | None = None) -> None:
+        self.kept = kept or Kept()
         self.inodes: dict[int, Inode] = {}
         self.handles: dict[int, Handle] = {}
         self.idle: OrderedDict[int, None] = OrderedDict()  # opened, without handles, oldest first
@@ -191,6 +194,7 @@ class InodeTable:
     def learn(self, attr: Attr) -> Inode:
         """Enter attributes that just came from the MDS. Those of a file we write are ours: size and newer mtime stay."""
         inode = self.need(attr.ino)
+        self._unkeep(inode)
         attr = msgspec.structs.replace(attr)
         inode.size_told = attr.size
         if not inode.attr_valid:
@@ -208,6 +212,26 @@ class InodeTable:
         self._note_idle(inode)
         return inode
 
+    def invalidate(self, inode: Inode) -> None:
+        """Its attributes may be old from now on."""
+        inode.attr_valid = False
+        self._unkeep(inode)
+
+    def keep_attr(self, inode: Inode, attr: bytes) -> None:
+        """The engine may answer with this struct fuse_attr as long as the attributes here stay as they are."""
+        if inode.attr is not None and inode.attr_valid and inode.lease != NONE:
+            inode.kept = self.kept.put_attr(inode.file, inode.ino, inode.attr.generation, attr) or inode.kept
+
+    def keep_name(self, parent: int, name: bytes, ino: int) -> None:
+        """The engine may answer with this name as long as it is known here. ino 0: that there is none."""
+        if self._entries.get((parent, name)) == ino:
+            self.kept.put_name(parent, name, ino)
+
+    def _unkeep(self, inode: Inode) -> None:
+        if inode.kept:
+            inode.kept = False
+            inode.nlookup += self.kept.drop_attr(inode.ino)
+
     def looked_up(self, inode: Inode) -> None:
         """The kernel holds one reference more."""
         inode.nlookup += 1
@@ -218,6 +242,7 @@ class InodeTable:
         inode = self.inodes.get(ino)
         if inode is None:
             return
+        self._unkeep(inode)
         inode.nlookup = max(0, inode.nlookup - count)
         self._note_idle(inode)
 
@@ -232,6 +257,7 @@ class InodeTable:
         while len(self.forgotten) > IDLE_ATTRS_MAX:
             ino, _ = self.forgotten.popitem(last=False)
             inode = self.inodes[ino]
+            self._unkeep(inode)
             if inode.nlookup or inode.opened or inode.handles or inode.recalling:
                 continue
             del self.inodes[ino]
@@ -245,6 +271,7 @@ class InodeTable:
         self.forgotten.pop(inode.ino, None)
         self.idle.pop(inode.ino, None)
         self.drop_names(inode.ino)
+        self._unkeep(inode)
         if not inode.nlookup and self.inodes.get(inode.ino) is inode:
             del self.inodes[inode.ino]
 
@@ -258,15 +285,16 @@ class InodeTable:
         if rank[mode] < rank[inode.lease]:
             inode.lease = mode
         if mode == NONE:
-            inode.attr_valid = False
+            self.invalidate(inode)
             self.drop_names(inode.ino)
 
     def lose_all(self) -> None:
         """The session ended: nothing is valid."""
         for inode in self.inodes.values():
-            inode.lease, inode.attr_valid, inode.ours = NONE, False, False
-        self._entries.clear()
-        self._names.clear()
+            inode.lease, inode.ours = NONE, False
+            self.invalidate(inode)
+        for parent in list(self._names):
+            self.drop_names(parent)
 
     # --- names
 
@@ -288,19 +316,24 @@ class InodeTable:
         if directory.lease == NONE:
             self.drop_entry(parent, name)
             return
+        if self._entries.get((parent, name), ino) != ino:
+            self.kept.drop_name(parent, name)
         self._entries[parent, name] = ino
         self._entries.move_to_end((parent, name))
         self._names.setdefault(parent, set()).add(name)
         if len(self._entries) > ENTRIES_MAX:
             (old_parent, old_name), _ = self._entries.popitem(last=False)
+            self.kept.drop_name(old_parent, old_name)
             self._discard(old_parent, old_name)
 
     def drop_entry(self, parent: int, name: bytes) -> None:
         if self._entries.pop((parent, name), None) is not None:
+            self.kept.drop_name(parent, name)
             self._discard(parent, name)
 
     def drop_names(self, parent: int) -> None:
         for name in self._names.pop(parent, ()):
+            self.kept.drop_name(parent, name)
             self._entries.pop((parent, name), None)
 
     def _discard(self, parent: int, name: bytes) -> None:

@@ -67,9 +67,11 @@ class FuseKernel:
     `notify(code, body)` gives 0 or a negative errno (vst_fuse_notify).
     """
 
-    def __init__(self, notify: Callable[[int, bytes], int]) -> None:
+    def __init__(self, notify: Callable[[int, bytes], int], *, leave_names: bool = True) -> None:
+        """leave_names: False has the same effect as a kernel that cannot drop names."""
         self._notify = notify
         self.names_cached = self.direct_writes_drop_pages = False
+        self._leave_names = leave_names
         # Late drops wait for other clients, so they must not keep the threads from drops that others wait for.
         self._pool = ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="fuse-drop")
         self._late_pool = ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="fuse-drop-late")
@@ -105,9 +107,9 @@ class FuseKernel:
 
         Taking a name back by FUSE_NOTIFY_INVAL_ENTRY waits for the lock of its directory, which the kernel holds while a request of ours
         on that directory waits for the MDS; that may be waiting for another client in the same position.  So names are cached in the
-        kernel only where their epoch can be ended without a lock.
+        kernel only where their epoch can be ended without a lock; elsewhere it asks, and the engine answers (kept.py).
         """
-        self.names_cached = self._notify(fp.Notify.INC_EPOCH, b"") == 0
+        self.names_cached = self._leave_names and self._notify(fp.Notify.INC_EPOCH, b"") == 0
         self.direct_writes_drop_pages = self.names_cached  # since 6.13; epochs came with 6.16
 
     def drop_names(self) -> None:

@@ -299,7 +299,7 @@ class Leases:
         self.invalidations += 1
         inode = self.table.get(body.ino)
         if inode is not None:
-            inode.attr_valid = False
+            self.table.invalidate(inode)
             if inode.lease == CACHE and not (inode.is_dir or body.names):
                 inode.lease = NONE  # a directory keeps its other names, a file's CACHE ends with the answer
             if inode.handles:
@@ -327,6 +327,7 @@ class Leases:
     def drop_kernel_names(self) -> None:
         """All at once: that is rare, and each is asked for again when it is used."""
         self.kernel_names.clear()
+        self.table.kept.new_epoch(self.kernel.names_cached)
         self.kernel.drop_names()
 
     # --- the session

@@ -36,6 +36,7 @@ MAX_WRITE_BYTES = 1 << 20
 MAX_BACKGROUND = 256
 DRAIN_S_MAX = 60.0
 UNIX_PATH_BYTES_MAX = 107
+NAMES_ENV = "VSTOR_KERNEL_NAMES"  # 0: ask for each name as kernels before 6.16 do, whatever this one can (tests)
 
 
 @dataclass(frozen=True)
@@ -181,7 +182,9 @@ class Mount:
         self.volume: Volume = open_volume(
             config.cluster,
             config.point,
-            make_kernel=lambda engine: FuseKernel(lambda code, body: engine.native.fuse_notify(code, body)),
+            make_kernel=lambda engine: FuseKernel(
+                lambda code, body: engine.native.fuse_notify(code, body), leave_names=os.environ.get(NAMES_ENV) != "0"
+            ),
             wait_for_space=config.wait_for_space,
         )
         self.operations = FileOperations(self.volume)
@@ -210,6 +213,7 @@ class Mount:
             raise VstorError(ErrorCode.UNREACHABLE, f"mounted, but the file system does not answer: {reason}") from exc
         assert isinstance(self.volume.kernel, FuseKernel)
         self.volume.kernel.probe()
+        self.volume.leases.drop_kernel_names()  # those given until now were given for no time
         if not stat.S_ISDIR(mode):
             raise VstorError(ErrorCode.INTERNAL, "the root of the file system is not a directory")
 

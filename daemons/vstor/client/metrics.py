@@ -29,6 +29,11 @@ ENGINE = {
         "counter",
         "Requests of the kernel answered by the metadata path",
     ),
+    "fuse_kept": (
+        "vstor_client_fuse_kept_requests_total",
+        "counter",
+        "Lookups and questions for attributes that the engine answered",
+    ),
 }
 LATENCY = ("read", "write", "sync")
 

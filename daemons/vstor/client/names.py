@@ -148,7 +148,7 @@ class Names:
         inode = self.table.get(ino) if ino else None
         if inode is None:
             return
-        inode.attr_valid = False
+        self.table.invalidate(inode)
         last = inode.attr is not None and (directory or inode.attr.nlink <= 1)
         if inode.attr is not None:
             inode.attr.nlink = 0 if directory else max(0, inode.attr.nlink - 1)
@@ -172,7 +172,7 @@ class Names:
         for ino in (moved, replaced):
             inode = self.table.get(ino) if ino else None
             if inode is not None:
-                inode.attr_valid = False  # ctime
+                self.table.invalidate(inode)  # ctime
         if not flags & 2 and replaced and replaced != moved:
             self._one_link_less(replaced, False)
 
@@ -180,7 +180,7 @@ class Names:
         """Times and size of a directory we changed are to be asked for."""
         inode = self.table.get(ino)
         if inode is not None:
-            inode.attr_valid = False
+            self.table.invalidate(inode)
 
     async def setattr(self, request: m.SetAttr) -> Inode:
         """Size goes through Files.truncate. Writes of ours are told first: the MDS is to see this change as the later one."""

@@ -173,7 +173,15 @@ class Operations:
     def entry(self, parent: int, name: bytes, inode: Inode) -> bytes:
         """entry_out; the kernel gets one more reference. Same loop step as the reply of the MDS."""
         self.table.looked_up(inode)
-        return fp.entry_out(self.shown(inode), self.name_valid_ms(parent, name, inode.ino), self.attr_valid_ms(inode))
+        shown = self.shown(inode)
+        out = fp.entry_out(shown, self.name_valid_ms(parent, name, inode.ino), self.attr_valid_ms(inode))
+        self.keep(parent, name, inode, out)
+        return out
+
+    def keep(self, parent: int, name: bytes, inode: Inode, entry_out: bytes) -> None:
+        """The engine may answer the same the next time."""
+        self.table.keep_attr(inode, entry_out[fp.ENTRY_HEAD.size : fp.ENTRY_OUT_BYTES])
+        self.table.keep_name(parent, name, inode.ino)
 
     def name_valid_ms(self, parent: int, name: bytes, ino: int) -> int:
         """How long the kernel may use the name (ino 0: that it does not exist). It is noted as given."""
@@ -184,7 +192,9 @@ class Operations:
 
     def attributes(self, inode: Inode) -> bytes:
         """attr_out."""
-        return fp.attr_out(self.shown(inode), self.attr_valid_ms(inode))
+        out = fp.attr_out(self.shown(inode), self.attr_valid_ms(inode))
+        self.table.keep_attr(inode, out[fp.ATTR_HEAD.size :])
+        return out
 
     def shown(self, inode: Inode) -> m.Attr:
         """Attributes as this mount shows them now: size and times of a file we write; owner and mode of the root by -u, -g, -m."""
@@ -212,7 +222,10 @@ class Operations:
             try:
                 inode = await self.names.lookup(request.nodeid, name)
             except VstorError as exc:
-                valid_ms = self.name_valid_ms(request.nodeid, name, 0) if exc.code == ErrorCode.NOT_FOUND else 0
+                if exc.code != ErrorCode.NOT_FOUND:
+                    raise
+                valid_ms = self.name_valid_ms(request.nodeid, name, 0)
+                self.table.keep_name(request.nodeid, name, 0)
                 if not valid_ms:
                     raise
                 return fp.no_entry_out(valid_ms)

@@ -11,6 +11,7 @@ from vstor.client.datapath import DataPath
 from vstor.client.engine import Engine
 from vstor.client.files import Files
 from vstor.client.inodes import InodeTable
+from vstor.client.kept import EngineKept, Kept
 from vstor.client.kernel import KernelCache, NoKernel
 from vstor.client.leases import Leases
 from vstor.client.locks import Locks
@@ -40,11 +41,14 @@ class Volume:
         wait_for_space: bool = True,
     ) -> None:
         """make_native(auth_mode): the C engine. make_kernel(engine): what hears of invalid caches; none for the library."""
-        self.table, self.tasks = InodeTable(), Tasks()
         self.engine = Engine(make_native)
+        kept = EngineKept(self.engine) if make_kernel else Kept()
+        self.table, self.tasks = InodeTable(kept), Tasks()
         self.kernel: KernelCache = make_kernel(self.engine) if make_kernel else NoKernel()
         self.session = Session(make_rpc, self, name=name, host_id=host_id, hostname=host)
         self.leases = Leases(self.table, self.session, self.engine, self.kernel, self.tasks)
+        if isinstance(kept, EngineKept):
+            kept.on_given = self.leases.name_given
         self.data = DataPath(
             self.table, self.session, self.engine, self.leases, self.tasks, wait_for_space=wait_for_space
         )

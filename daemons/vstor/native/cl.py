@@ -178,6 +178,27 @@ class Client:
         """At RELEASE. 0 or -errno."""
         return int(lib.vst_fuse_unbind(self.handle, fh))
 
+    def fuse_put_name(self, parent: int, name: bytes, ino: int) -> int:
+        """Answer LOOKUP of this name with this inode (0: it does not exist) until it is dropped. 0 or -errno."""
+        return int(lib.vst_fuse_put_name(self.handle, parent, name, len(name), ino))
+
+    def fuse_drop_name(self, parent: int, name: bytes) -> bool:
+        """True when the kernel may go on using it."""
+        return int(lib.vst_fuse_drop_name(self.handle, parent, name, len(name))) == 1
+
+    def fuse_put_attr(self, file: File | None, ino: int, generation: int, attr: bytes) -> int:
+        """Answer GETATTR with this struct fuse_attr until it is dropped or the file is written to. 0 or -errno."""
+        pointer = ffi.NULL if file is None else file.handle
+        return int(lib.vst_fuse_put_attr(self.handle, pointer, ino, generation, attr, len(attr)))
+
+    def fuse_drop_attr(self, ino: int) -> int:
+        """How many references the kernel got by LOOKUPs answered with it."""
+        return int(lib.vst_fuse_drop_attr(self.handle, ino))
+
+    def fuse_new_epoch(self, give_names: bool) -> None:
+        """Names given so far count as not given; may the kernel use names without asking from now on?"""
+        lib.vst_fuse_new_epoch(self.handle, int(give_names))
+
 
 class File:
     """One inode's data (vst_file). Made by Client.new_file."""

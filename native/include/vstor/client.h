@@ -111,18 +111,19 @@ int vst_cl_next_event(vst_cl *cl, struct vst_cl_event *ev); /* 1, 0 */
 struct vst_cl_counters {
 	uint64_t reads, writes, syncs, bytes_read, bytes_written, retries, replica_failures, bad_blocks, reconnects;
 	uint64_t parked, inflight; /* now: waiting for a map, a lease or the next attempt; all */
-	uint64_t fuse_requests, fuse_slow; /* slow: handed to Python */
+	uint64_t fuse_requests, fuse_slow, fuse_kept; /* slow: handed to Python; kept: LOOKUP and GETATTR answered without it */
 	uint64_t read_ns_sum, write_ns_sum, sync_ns_sum, read_ns_max, write_ns_max, sync_ns_max; /* max: since the last reading */
 };
 void vst_cl_get_counters(vst_cl *cl, struct vst_cl_counters *out);
 
 /* ---- FUSE: fd is /dev/fuse, already mounted. One reader thread which is also the engine thread. INIT is answered in C.
- * READ, WRITE, FSYNC, FLUSH, FALLOCATE(punch), LSEEK are answered in C for handles bound by vst_fuse_bind; GETATTR and LOOKUP when cached;
+ * READ, WRITE, FSYNC, FLUSH, FALLOCATE(punch), LSEEK are answered in C for handles bound by vst_fuse_bind; GETATTR and LOOKUP from what
+ * vst_fuse_put_* left there, as long as the leases are valid (vst_cl_set_lease_until);
  * all else becomes VST_EV_FUSE. FORGET is counted in C and reported in batches through take as well. */
 /* INIT: no FUSE_WRITEBACK_CACHE (with it the kernel never believes a size changed by another client), FUSE_EXPLICIT_INVAL_DATA instead of AUTO_INVAL_DATA
  * (pages are dropped by recalls), FUSE_HANDLE_KILLPRIV_V2 (without it each write asks for security.capability), ATOMIC_O_TRUNC, EXPORT_SUPPORT,
  * POSIX_LOCKS, FLOCK_LOCKS, PARALLEL_DIROPS, DO_READDIRPLUS with AUTO, ASYNC_READ, ASYNC_DIO, MAX_PAGES, BIG_WRITES; DIRECT_IO_ALLOW_MMAP where known.
- * The C side answers LOOKUP and GETATTR only from what Python gave it; page writeback (FUSE_WRITE_CACHE) comes with any writable handle of the inode. */
+ * Page writeback (FUSE_WRITE_CACHE) comes with any writable handle of the inode. */
 struct vst_fuse_config { uint32_t max_write; uint32_t max_background; uint32_t flags; /* VST_FUSE_* */ };
 int vst_fuse_start(vst_cl *cl, int fd, const struct vst_fuse_config *cfg);
 /* Take one slow request: whole kernel message (fuse_in_header and body) copied to buf. length, or 0 none. */
@@ -138,4 +139,17 @@ int vst_fuse_notify(vst_cl *cl, int code, const void *data, size_t len);
  * 32 the handle is FOPEN_DIRECT_IO: its ranges are not counted as touched. Bind again to change flags. Bind before the reply to OPEN. */
 int vst_fuse_bind(vst_cl *cl, uint64_t fh, vst_file *f, uint32_t flags);
 int vst_fuse_unbind(vst_cl *cl, uint64_t fh); /* at RELEASE */
+/* Names and attributes for LOOKUP and GETATTR, valid until dropped: whoever puts them drops them before they may change. None of these waits.
+ * put_name: ino 0 says that there is no such name. It is answered together with the attributes of ino only.
+ * drop_name: 1 when the kernel was given it for a time (see new_epoch), 0 not.
+ * put_attr: attr is struct fuse_attr; f the engine's file of ino if there is one: its next write ends what was put (also a write before that Python has
+ * not taken with vst_file_take_dirty). drop_attr: how many references (entries) the kernel got here since it was put the first time.
+ * 0 or -errno; without FUSE there is nothing to drop. */
+int vst_fuse_put_name(vst_cl *cl, uint64_t parent, const char *name, uint32_t len, uint64_t ino);
+int vst_fuse_drop_name(vst_cl *cl, uint64_t parent, const char *name, uint32_t len);
+int vst_fuse_put_attr(vst_cl *cl, vst_file *f, uint64_t ino, uint64_t generation, const void *attr, size_t len);
+int64_t vst_fuse_drop_attr(vst_cl *cl, uint64_t ino);
+/* Call it before the kernel is told to drop all names: those given so far count as not given. give_names: it may use names without asking for the rest of the
+ * lease (at the start: not). */
+void vst_fuse_new_epoch(vst_cl *cl, int give_names);
 #endif

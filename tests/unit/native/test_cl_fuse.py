@@ -18,7 +18,7 @@ from vstor.codes_gen import ErrorCode
 from vstor.native import cl, lib
 from vstor.proto.wire_gen import FrameType
 
-from tests.helpers.minifuse import FLUSH, MiniFuse, fio
+from tests.helpers.minifuse import FLUSH, GETATTR, LOOKUP, MiniFuse, fio
 from tests.helpers.minimds import CHUNK_BYTES, MiniMds
 from tests.unit.native.test_cl import cluster, noise, replicas_of
 
@@ -297,6 +297,43 @@ def test_flush_goes_to_python_once_locks_are_held(fuse: MiniFuse, mds: MiniMds) 
     mds.client.fuse_bind(fh, fuse.files[fuse.names[b"k"]], 1 | 16)
     os.close(fd)
     assert FLUSH in fuse.seen
+
+
+def test_names_and_attributes_left_in_the_engine(fuse: MiniFuse, mds: MiniMds) -> None:
+    """A real kernel: what is put is answered in C, a write ends it, what is dropped is asked of Python again."""
+    path = fuse.point / "kept"
+    path.write_bytes(b"x" * 10)
+    ino, client = fuse.names[b"kept"], mds.client
+    file = fuse.files[ino]
+    file.take_dirty(10)
+
+    def put() -> None:
+        assert client.fuse_put_attr(file, ino, 0, fuse._attr(ino)) == 0
+        assert client.fuse_put_attr(None, 1, 0, fuse._attr(1)) == 0
+        assert client.fuse_put_name(1, b"kept", ino) == 0
+        assert client.fuse_put_name(1, b"none", 0) == 0
+
+    put()
+    fuse.seen.clear()
+    for _ in range(5):
+        assert path.stat().st_size == 10
+        assert not (fuse.point / "none").exists()
+    assert not {LOOKUP, GETATTR} & set(fuse.seen)
+    with path.open("ab", buffering=0) as f:
+        f.write(b"y" * 10)
+    assert path.stat().st_size == 20
+    assert LOOKUP in fuse.seen
+    file.take_dirty(10)
+    put()
+    fuse.seen.clear()
+    assert path.stat().st_size == 20
+    assert LOOKUP not in fuse.seen
+    assert not client.fuse_drop_name(1, b"kept")
+    assert path.stat().st_size == 20
+    assert LOOKUP in fuse.seen
+    assert client.fuse_drop_attr(ino) >= 6
+    assert client.fuse_drop_attr(ino) == 0
+    assert client.counters()["fuse_kept"] >= 10
 
 
 def test_forgets_reach_python_in_batches(fuse: MiniFuse) -> None:
