@@ -312,6 +312,7 @@ def test_what_is_known_is_answered_without_python(
     a, b = both(shared_cluster, mnt)
     for i in range(50):
         (a / f"f{i}").write_bytes(b"x" * i)
+        (b / f"f{i}").read_bytes()  # while the writer's lease is not recalled, attributes are asked of it each time
 
     def look(expected: set[int]) -> None:
         for i in range(50):
