@@ -68,7 +68,7 @@ class FuseKernel:
     """
 
     def __init__(self, notify: Callable[[int, bytes], int], *, leave_names: bool = True) -> None:
-        """leave_names: False has the same effect as a kernel that cannot drop names."""
+        """leave_names: False keeps names out of the kernel, as one that cannot drop them."""
         self._notify = notify
         self.names_cached = self.direct_writes_drop_pages = False
         self._leave_names = leave_names
@@ -109,8 +109,9 @@ class FuseKernel:
         on that directory waits for the MDS; that may be waiting for another client in the same position.  So names are cached in the
         kernel only where their epoch can be ended without a lock; elsewhere it asks, and the engine answers (kept.py).
         """
-        self.names_cached = self._leave_names and self._notify(fp.Notify.INC_EPOCH, b"") == 0
-        self.direct_writes_drop_pages = self.names_cached  # since 6.13; epochs came with 6.16
+        epochs = self._notify(fp.Notify.INC_EPOCH, b"") == 0
+        self.names_cached = epochs and self._leave_names
+        self.direct_writes_drop_pages = epochs  # since 6.13; epochs came with 6.16
 
     def drop_names(self) -> None:
         if self.names_cached:
