@@ -1,7 +1,8 @@
 """The client's C engine (native/src/cl_*.c) as daemons/docs/client_engine.md says, with the calls and events of vstor.native.cl.
 
 A request concerns one granule, so it has one part. Modelled: admission under a lease, order among requests of the same granule, sending to all
-replicas of the map, the table "what an answer leads to", dropping connections that do not move, fsync and servers that restarted (B15), commits.
+replicas of the map, the table "what an answer leads to", dropping connections that do not move, fsync and servers that restarted (B15), commits,
+clearing what lies between the end and a write behind it.
 Not modelled: FUSE, checksums on the wire, appends.
 """
 
@@ -162,6 +163,8 @@ class Request:
     seq: int = 0
     error: int = 0
     losses_told: int = 0
+    gap: list[Request] = field(default_factory=list)  # WRITE: what clears the bytes between the end and it
+    write: Request | None = None  # PUNCH of a gap: the write that waits for it
 
     @property
     def writes(self) -> bool:
@@ -201,6 +204,10 @@ class File:
         self.meta_seq = self.taken_seq = self.committed_seq = self.ack_seq = 0
         self.closed = False
         self.losses = self.losses_told = 0
+        self.append_end, self.tail_end = size, self._border(size)
+
+    def _border(self, size: int) -> int:
+        return -(-size // self.chunk_bytes) * self.chunk_bytes
 
     # --- calls
 
@@ -221,6 +228,8 @@ class File:
     def set_size(self, size: int) -> None:
         self.size = size
         self.dirty_end = min(self.dirty_end, size)
+        running = [r.granule * GRANULE_BYTES + WORD for r in self.requests if r.op == cl.IO_WRITE and r.epoch >= 0]
+        self.append_end, self.tail_end = max([size, *running]), self._border(size)
 
     def set_chunk(
         self, index: int, chunk_id: int, version: int, flags: int, for_write: bool, cs_ids: list[int], ticket: bytes
@@ -259,7 +268,7 @@ class File:
         elif index in self.chunks:
             self.chunks[index].asked = 0
         for request in list(self.requests):
-            if request.running:
+            if request.running or request not in self.requests:
                 continue
             on_lease = request.epoch < 0 and request.op != cl.IO_SYNC
             if (index == ANY_INDEX and on_lease) or (
@@ -281,6 +290,7 @@ class File:
 
     def note_lost(self) -> None:
         self.losses += 1
+        self.native.lost(self)
 
     def committed(self, cookie: int, error: int) -> None:
         if not cookie:
@@ -360,10 +370,26 @@ class File:
                 self.native.push(Event(cl.EV_NEED_LEASE, self.ino, write=int(request.writes)))
             return False
         request.epoch = self.epoch
+        if request.op == cl.IO_WRITE:
+            self._clear_gap(request)
         return True
+
+    def _clear_gap(self, write: Request) -> None:
+        """What a writer that died had put behind the end in the last chunk must not show when the end moves."""
+        offset = write.granule * GRANULE_BYTES
+        if offset > self.append_end and self.append_end < self.tail_end:
+            first, end = -(-self.append_end // GRANULE_BYTES), min(offset, self.tail_end)
+            for granule in range(first, end // GRANULE_BYTES):
+                punch = Request(cl.IO_PUNCH, granule, bytes(WORD), 0, epoch=self.epoch, write=write)
+                write.gap.append(punch)
+                self.requests.insert(self.requests.index(write), punch)
+            self.native.net.loop.call_soon(self.pump)
+        self.append_end = max(self.append_end, offset + WORD)
 
     def _behind(self, request: Request) -> bool:
         """An earlier request that excludes it is not done. A request that waits for a lease has no place yet."""
+        if any(punch in self.requests for punch in request.gap):
+            return True
         for other in self.requests:
             if other is request:
                 return False
@@ -388,6 +414,10 @@ class File:
         chunk = self.chunks.setdefault(self._index(request), Chunk())
         if request.op == cl.IO_READ:
             self._read(request, chunk)
+        elif request.op == cl.IO_PUNCH and chunk.hole:
+            self._done(request)
+        elif request.op == cl.IO_PUNCH and chunk.map is None:
+            self.need_map(self._index(request), False)
         elif self._write_map(request, chunk):
             self._write(request, chunk)
 
@@ -596,6 +626,10 @@ class File:
         if request.error:
             self._end(request, request.error)
             return
+        if request.write is not None:
+            self.requests.remove(request)
+            self.pump()
+            return
         if request.writes:
             end = request.granule * GRANULE_BYTES + WORD
             self.mtime_ns = 1 + int(self.native.net.loop.now_s * 1e9)
@@ -623,6 +657,9 @@ class File:
 
     def _end(self, request: Request, error: int) -> None:
         self.requests.remove(request)
+        if request.write is not None:
+            request = request.write
+            self.requests.remove(request)
         self._deliver(request, -error)
         self.pump()
 
@@ -633,10 +670,10 @@ class File:
 class Native:
     """vstor.native.cl.Client."""
 
-    def __init__(self, net: Net, directory: Directory, rng: random.Random, acked: Any) -> None:
+    def __init__(self, net: Net, directory: Directory, rng: random.Random, acked: Any, lost: Any) -> None:
         proc = PROC.get()
         assert proc is not None
-        self.net, self.directory, self.rng, self.acked, self.proc = net, directory, rng, acked, proc
+        self.net, self.directory, self.rng, self.acked, self.lost, self.proc = net, directory, rng, acked, lost, proc
         self.files: list[File] = []
         self.events: deque[Event] = deque()
         self.servers: dict[int, CsConn] = {}

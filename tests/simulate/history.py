@@ -1,8 +1,8 @@
 """What clients saw, and whether it can be: registers and names of a history, checked for linearizability with the losses that are allowed.
 
 Allowed is: what was acknowledged but not flushed may go when its writer's session ends, when no disk holds it any more after a power cut, or when the
-writer's next fsync says so with EIO (every server of the chunk started again: the MDS may then keep any of them). It may not go otherwise, and what an
-fsync covered may not go at all (R1).
+client was told so, which its next fsync says with EIO (every server of the chunk started again: the MDS may then keep any of them). It may
+not go otherwise, and what an fsync covered may not go at all (R1).
 """
 
 from __future__ import annotations
@@ -88,13 +88,12 @@ class History:
         if self.unsafe(key, now):
             self.losses.append(Loss(key, now, self.fallback(key, now), why))
 
-    def told(self, sync: Op) -> None:
-        """An fsync failed: each write of its client that it should have covered may be lost, since it returned."""
-        for write in [o for o in self.ops if o.kind == "write" and o.key[0] == sync.key and o.session is sync.session]:
-            if write.ret is not None and write.ret <= sync.call and not self._is_safe(write, sync.call):
-                self.losses.append(
-                    Loss(write.key, write.ret, self.fallback(write.key, sync.call), f"fsync failed {sync}")
-                )
+    def told(self, session: Any, file: int, now: float) -> None:
+        """The client was told that writes are lost: each that no fsync covers may have gone since it returned. Its own reads may have seen that."""
+        for write in [o for o in self.ops if o.kind == "write" and o.key[0] == file and o.session is session]:
+            if write.ret is not None and write.ret <= now and not self._is_safe(write, now):
+                values = self.fallback(write.key, write.ret)
+                self.losses.append(Loss(write.key, write.ret, values, f"{write.who} was told at {now:.4f}"))
 
     # --- verdicts
 

@@ -97,7 +97,7 @@ class Worker:
         if ino in self.handles:
             op, _ = await self._do("sync", ino, None, self.client.volume.files.sync(ino))
             if op.error:
-                self.world.history.told(op)
+                self.world.history.told(self.client, ino, op.call)
 
     async def close(self, ino: int) -> None:
         handle = self.handles.pop(ino, None)

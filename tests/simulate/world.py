@@ -166,7 +166,7 @@ class World:
         self.clients.append(client)
 
         def make_native(auth_mode: int) -> Native:
-            native = Native(self.net, self.directory, self.rng, self._acked)
+            native = Native(self.net, self.directory, self.rng, self._acked, lambda file: self._lost(client, file))
             self.natives.append(native)
             return native
 
@@ -283,6 +283,10 @@ class World:
             self.violate(
                 "R7", f"a write of chunk {known.chunk_id} was acknowledged by {known.cs_ids}, minimum {self.minimum}"
             )
+
+    def _lost(self, client: Client, file: Any) -> None:
+        self.note(f"{client.name} is told of losses in file {file.ino}")
+        self.history.told(client, file.ino, self.now)
 
     # --- power
 

@@ -95,7 +95,10 @@ class Replicator:
         return await self._with_any_source(order.chunk_id, order.sources, mend)
 
     async def reconcile(self, order: m.OrderReconcile) -> Copied:
-        """Make this replica equal to the source; nobody writes meanwhile (the MDS holds the leases back)."""
+        """Make this replica equal to the source, if one is given; nobody writes meanwhile (the MDS holds the leases back).
+
+        Durability: all of the replica is on stable storage on return.
+        """
 
         async def level(reader: SourceReader) -> Copied:
             state = await self._host.call(reader.stat)
@@ -108,7 +111,7 @@ class Replicator:
                 self.granules_compared += transfer.compared
             return Copied(bytes=transfer.bytes_written)
 
-        copied = await self._with_any_source(order.chunk_id, order.sources, level)
+        copied = await self._with_any_source(order.chunk_id, order.sources, level) if order.sources else Copied()
         await self._host.call(self._store.set_version, order.chunk_id, order.version)
         await self._host.call(self._store.sync)
         return copied

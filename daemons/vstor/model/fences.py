@@ -2,7 +2,8 @@
 
 DESIGN: each chunk the writer may have been writing gets a higher version at all its replicas (late writes are refused, R4), and then
 all replicas are made equal to one of them (R2: readers must not see different data by asking different replicas). Which one does not
-matter: what was flushed is on all. Void chunks and those behind the end are removed: what was written to them was never reported, so it was
+matter: what was flushed is on all. All of them are flushed, the one that the others were compared with too: nobody is left who would notice that
+a power cut took from one what the others keep. Void chunks and those behind the end are removed: what was written to them was never reported, so it was
 not flushed, and must not show when somebody makes the file longer.
 The inode's `writer` is cleared when all is done; a new leader that finds a writer without a session starts again.
 """
@@ -103,16 +104,15 @@ class Fences:
         if found is None or chunk_id not in fence.running or chunk_id in s.core.versions.raising:
             return
         chunk = found[2]
-        if len(chunk.replicas) == 1:
+        source = next((r for r in chunk.replicas if s.core.servers.is_connected(r)), None)
+        if source is None and len(chunk.replicas) == 1:
             self._chunk_done(s, fence, chunk_id)
             return
-        source = next((r for r in chunk.replicas if s.core.servers.is_connected(r)), None)
         if source is None:
             fence.retry.append((s.now_ms + RETRY_MS, chunk_id))
             return
-        targets = [r for r in chunk.replicas if r != source]
-        fence.running[chunk_id] = set(targets)
-        for target in targets:
+        fence.running[chunk_id] = set(chunk.replicas)
+        for target in chunk.replicas:
             self._order(s, fence, chunk, source, target)
 
     def _order(self, s: Step, fence: Fence, chunk: Chunk, source: int, target: int) -> None:
@@ -121,7 +121,7 @@ class Fences:
             self._reconciled(step, fence, chunk, server, source if status == ErrorCode.CORRUPT else server, status)
 
         access = s.core.keyring.source(s, target, source, chunk, s.core.chunk_bytes(s, fence.ino))
-        order = OrderReconcile(chunk.id, chunk.version, [access])
+        order = OrderReconcile(chunk.id, chunk.version, [access] if target != source else [])
         s.core.orders.send(s, target, order, done, s.core.config.int("mds.repl.tout"))
 
     def _reconciled(self, s: Step, fence: Fence, chunk: Chunk, server: int, suspect: int, status: int) -> None:
@@ -132,9 +132,9 @@ class Fences:
             # Another raise came between (a replica was lost): once more, at the new version.
             fence.retry.append((s.now_ms + RETRY_MS, chunk.id))
             return
-        if status != ErrorCode.OK:
+        if status != ErrorCode.OK and len(found[2].replicas) > 1:
             # Not known to be equal: out of the map, with another version; the end of that raise reconciles the others again.
-            if len(found[2].replicas) > 1 and not self._drop(s, fence, found, suspect):
+            if not self._drop(s, fence, found, suspect):
                 fence.retry.append((s.now_ms + RETRY_MS, chunk.id))
             return
         fence.running[chunk.id].discard(server)

@@ -142,7 +142,8 @@ class OrderRepair(Body, tag=93):
 
 
 class OrderReconcile(Body, tag=94):
-    """Make this replica equal to the source (compare granule hashes, copy those that differ), at `version`."""
+    """Make this replica equal to the source (compare granule hashes, copy those that differ), at `version`, and flush it. Without a source,
+    for the one that the others are compared with: only flush it."""
 
     chunk_id: int
     version: int

@@ -189,6 +189,14 @@ async def test_reconcile_copies_what_differs(world: World) -> None:
     assert here.version == 6
 
 
+async def test_reconcile_without_a_source_flushes(world: World) -> None:
+    world.here.chunks[7] = FakeChunk(7, 5, CHUNK_BYTES, data={0: granule(10)})
+    await world.replicator.reconcile(m.OrderReconcile(7, 6, []))
+    assert world.here.chunks[7].version == 6
+    assert ("sync",) in world.here.log
+    assert not world.here.written()
+
+
 async def test_reconcile_of_a_quarantined_granule_copies_it(world: World) -> None:
     here = FakeChunk(7, 5, CHUNK_BYTES, data=dict(world.engines[1].chunks[7].data), bad={4096})
     world.here.chunks[7] = here

@@ -67,7 +67,7 @@ class Disk(Server):
             self.data.setdefault(order.chunk_id, set())
         if isinstance(order, m.OrderReplicate):
             return self.replicate(order)
-        if isinstance(order, m.OrderReconcile):
+        if isinstance(order, m.OrderReconcile) and order.sources:
             source = self.sim.servers[order.sources[0].cs_id]
             if not source.up or source.chunks.get(order.chunk_id, [0])[0] != order.version:
                 return ErrorCode.STALE, 0

@@ -689,7 +689,7 @@ def test_a_damaged_source_is_what_leaves_the_map_when_replicas_are_reconciled(mo
     execute = Server.execute
 
     def from_damaged(server: Server, order: Any) -> tuple[int, int]:
-        if isinstance(order, m.OrderReconcile) and order.sources[0].cs_id == source:
+        if isinstance(order, m.OrderReconcile) and order.sources and order.sources[0].cs_id == source:
             return ErrorCode.CORRUPT, 0
         return execute(server, order)
 
