@@ -156,8 +156,10 @@ class Request:
     attempts: int = 0
     not_before_s: float = 0.0
     asked_map: bool = False
+    asked: Map | None = None  # READ: the map of this pass over its replicas, and what they said
     tried: set[int] = field(default_factory=set)
     corrupt: set[int] = field(default_factory=set)
+    absent: set[int] = field(default_factory=set)
     stale: bool = False
     todo: list[int] = field(default_factory=list)  # SYNC: indexes of chunks
     seq: int = 0
@@ -165,6 +167,11 @@ class Request:
     losses_told: int = 0
     gap: list[Request] = field(default_factory=list)  # WRITE: what clears the bytes between the end and it
     write: Request | None = None  # PUNCH of a gap: the write that waits for it
+
+    def new_pass(self, known: Map) -> None:
+        """No replica has been asked yet."""
+        self.asked = known
+        self.tried, self.corrupt, self.absent, self.stale = set(), set(), set(), False
 
     @property
     def writes(self) -> bool:
@@ -450,6 +457,8 @@ class File:
         if known is None:
             self.need_map(self._index(request), False)
             return
+        if known is not request.asked:
+            request.new_pass(known)
         order = [n for n in known.cs_ids if n not in request.tried]
         self.native.rng.shuffle(order)
         usable = [n for n in order if not self.native.server(n).in_backoff]
@@ -478,6 +487,8 @@ class File:
                 ))  # fmt: skip
             elif status in STALE or status == ErrorCode.NO_CHUNK:
                 request.stale = True
+                if status == ErrorCode.NO_CHUNK:
+                    request.absent.add(cs_id)
             self.pump()
 
         self.native.server(cs_id).ask("read", chunk.ticket, inside, 0, done)
@@ -486,11 +497,14 @@ class File:
         if request.corrupt >= set(known.cs_ids):
             self._end(request, errno.EIO)
             return
+        if request.absent >= set(known.cs_ids) and known.flags & 1 and chunk.first_of != known.chunk_id:
+            self._done(request)  # given to us for writing, but nobody ever wrote it
+            return
         self.need_map(self._index(request), False)
         if request.stale and chunk.map is known:
             chunk.map = None
         self._attempt(request, timer=not request.stale)
-        request.tried, request.corrupt, request.stale = set(), set(), False
+        request.new_pass(known)
 
     # --- writing
 
