@@ -145,6 +145,11 @@ test-ha: $(VENV)/stamp-dev build/stamp-native ## several MDSs: leaders killed, f
 posix: $(VENV)/stamp-dev build/stamp-native ## POSIX conformance, all cases, on a mount of a cluster of its own
 	@VSTOR_POSIX_EVERY=1 $(PYTEST) --timeout 1800 tests/cluster/test_posix.py $(PYTEST_ARGS)
 
+.PHONY: exercise
+exercise: $(VENV)/stamp-dev build/stamp-native ## file system exercisers on mounts, long: fsx, names, tar, stress-ng, dbench, bonnie++, fio, pgbench (VSTOR_EXERCISE=2: twice as long)
+	@.make/setup.sh exercise
+	@$(PYTEST) --timeout 3600 tests/exercise $(PYTEST_ARGS)
+
 .PHONY: simulate
 simulate: $(VENV)/stamp-dev build/stamp-native ## simulated histories under faults, SIMULATE_S seconds; SEED=N: that one, with its trace
 	@PYTHONHASHSEED=0 PYTHONPATH=$(CURDIR)/daemons $(PY) -m tests.simulate $(if $(SEED),--seed $(SEED),--seconds $(SIMULATE_S) --jobs $(JOBS))

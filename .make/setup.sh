@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs the Debian packages of the given groups of packages-debian.txt that are missing.
-# Usage: .make/setup.sh GROUP...     (groups: up, dev)
+# Usage: .make/setup.sh GROUP...     (groups: up, dev, exercise)
 # Needs root only when something is missing. Nothing that it installs is started: etcd's and supervisor's
 # packages would start services of their own, which vstor neither needs nor wants.
 set -euo pipefail

@@ -41,6 +41,15 @@ def test_as_the_local_file_system(mnt: Path, tmp_path: Path) -> None:
     assert not wrong, f"{len(wrong)} of {len(local)} cases\n" + "\n".join(wrong[:20])
 
 
+@pytest.mark.parametrize("seed", [1, 2])
+def test_random_changes_of_names(shared_cluster: Cluster, mnt: Path, tmp_path: Path, seed: int) -> None:
+    """Two processes, through both mounts; each change is compared with what the local file system does."""
+    mounts = [mnt, shared_cluster.mounts["b"] / mnt.relative_to(shared_cluster.mounts["a"])]
+    argv = [sys.executable, "-m", "tests.exercise.names", str(seed), "120", "2", str(tmp_path), *map(str, mounts)]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 @pytest.mark.parametrize("seed", range(int(os.environ.get("VSTOR_FSX_SEEDS", "4"))))
 def test_random_operations_through_both_mounts(shared_cluster: Cluster, mnt: Path, seed: int) -> None:
     """Even seeds through mount a only, odd ones through a and b in turn."""
@@ -48,6 +57,6 @@ def test_random_operations_through_both_mounts(shared_cluster: Cluster, mnt: Pat
     paths = (
         [path] if seed % 2 == 0 else [path, shared_cluster.mounts["b"] / path.relative_to(shared_cluster.mounts["a"])]
     )
-    argv = [sys.executable, "-m", "tests.helpers.fsx", str(seed), "700", *map(str, paths)]
+    argv = [sys.executable, "-m", "tests.exercise.fsx", str(seed), "700", *map(str, paths)]
     done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,6 +1,6 @@
 """A file system exerciser: random operations on one file through several mounts and ways, each read compared with what must be there.
 
-Usage: python -m tests.helpers.fsx SEED OPERATIONS PATH [PATH of the same file on another mount]…
+Usage: python -m tests.exercise.fsx SEED OPERATIONS PATH [PATH of the same file on another mount]…
 One thread: what a call has done is there for the next one, whichever mount or way it goes.  Prints the last operations when it fails.
 """
 
