@@ -133,10 +133,13 @@ def _cluster_lines(status: dict[str, Any], size: Any) -> str:
     lines.append(f"FS:  {size(used)} used, {fs.get('inodes', 0)} inodes, {fs.get('chunk_maps', 0)} chunk maps")
     replication = status.get("replication")
     if replication:
-        eta = replication.get("eta_s")
+        eta, resynced = replication.get("eta_s"), replication.get("resynced_chunks")
         lines.append(
             f"Replication: {replication.get('queued', 0)} queued, {replication.get('running', 0)} running, "
-            f"{size(replication.get('rate_bytes_s', 0))}/s" + (f", ETA {format_duration(eta)}" if eta else "")
+            f"{size(replication.get('rate_bytes_s', 0))}/s"
+            + (f", ETA {format_duration(eta)}" if eta else "")
+            + (f", {replication['moving']} moving" if replication.get("moving") else "")
+            + (f", {resynced} resynced with {size(replication['resynced_bytes'])}" if resynced else "")
         )
     io = status.get("io")
     if io:

@@ -53,6 +53,11 @@ OPTIONS: dict[str, Option] = {
     "mds.repl.max_per_cs": _int(2, 1, 64, "", "copies in flight to and from one chunk server"),
     "mds.repl.max_total": _int(256, 1, 10_000, "", "copies in flight in the cluster"),
     "mds.repl.rate": _int(0, 0, 100_000, "MB/s", "bandwidth of one copy; 0: no limit"),
+    "mds.balance.max_total": _int(4, 0, 1_000, "", "replicas being moved to a better place at once; 0: off"),
+    "mds.balance.spread": _int(
+        10, 1, 100, "%", "replicas move when disks of a tier differ by more of their space than this"
+    ),
+    "mds.balance.rate": _int(50, 0, 100_000, "MB/s", "bandwidth of one move; 0: no limit"),
     "mds.order.tout": _int(
         5_000, 200, 600_000, "ms", "an unanswered order is sent again; twice: the replica counts as failed"
     ),

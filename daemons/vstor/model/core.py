@@ -10,6 +10,7 @@ import msgspec
 from vstor.codes_gen import ErrorCode
 from vstor.errors import VstorError
 from vstor.model import csops, removal, sessions, status
+from vstor.model.balance import Balance
 from vstor.model.chunkservers import Servers
 from vstor.model.config import Config
 from vstor.model.damage import Damage
@@ -75,6 +76,7 @@ class Core:
         self.recovery = Recovery()
         self.repairs = Repairs()
         self.damage = Damage()
+        self.balance = Balance(state.servers)
         self.restored = Restored(state)
         self.lost: deque[tuple[int, int]] = deque()  # (chunk id, cs id): a replica in the map that is not there
         self.lower: deque[tuple[int, int]] = deque()  # ... that missed an OrderSetVersion
@@ -227,6 +229,7 @@ class Core:
         self.tracker.tick(now_ms)
         self.damage.tick(s)
         self.recovery.tick(s)
+        self.balance.tick(s)
         self.garbage.tick(s)
         self.keyring.rotate(s)
         removal.tick(s)

@@ -63,6 +63,8 @@ class Progress:
 
     copied_chunks: int = 0
     copied_bytes: int = 0
+    resynced_chunks: int = 0  # of those, made from a stale replica: only what had changed was copied
+    resynced_bytes: int = 0
     failed: int = 0
     running_since_ms: int = 0
     bytes_at_start: int = 0
@@ -191,16 +193,30 @@ class Recovery:
         if left is not None and left.ceiling >= chunk.version:
             s.core.versions.start(s, ino, index, chunk, lambda step, n: step.core.tracker.again(n))
             return True
-        source = min(
-            free, key=lambda r: (s.core.damage.blocks(chunk_id, [r]), s.core.admin_of(r) == "failed", self._load[r], r)
-        )
+        source = self._choose_source(s, chunk_id, free)
         self._forget_stale(chunk_id, target)
+        self._begin(s, ino, index, chunk, source, target, left)
+        return True
+
+    def _choose_source(self, s: Step, chunk_id: int, able: list[int]) -> int:
+        """Whole disks before failing ones, idle before busy."""
+        failing = {r: (s.core.damage.blocks(chunk_id, [r]), s.core.admin_of(r) == "failed") for r in able}
+        return min(able, key=lambda r: (failing[r], self._load[r], r))
+
+    def move(self, s: Step, ino: int, index: int, chunk: Chunk, target: int) -> None:
+        """One more replica of a healthy chunk; `balance` says which one goes then."""
+        self._begin(s, ino, index, chunk, self._choose_source(s, chunk.id, list(chunk.replicas)), target, None)
+
+    def load(self, cs_id: int) -> int:
+        """Copies to and from the server."""
+        return self._load[cs_id]
+
+    def _begin(self, s: Step, ino: int, index: int, chunk: Chunk, source: int, target: int, left: Stale | None) -> None:
         dirty = s.core.maps.is_open(ino, index)
-        job = Job(chunk_id, source, target, chunk.version, left.base if left else 0, dirty, s.now_ms, left=left)
-        self.jobs[chunk_id] = job
+        job = Job(chunk.id, source, target, chunk.version, left.base if left else 0, dirty, s.now_ms, left=left)
+        self.jobs[chunk.id] = job
         self._load.update((source, target))
         self._pass(s, job, ino, chunk, final=not job.dirty)
-        return True
 
     def _choose_target(self, s: Step, inode: Inode, chunk: Chunk, busy: int) -> int | None:
         """A server with a stale replica before others, then by placement; not one that is fully busy while others are free."""
@@ -233,6 +249,7 @@ class Recovery:
     def _pass(self, s: Step, job: Job, ino: int, chunk: Chunk, *, final: bool) -> None:
         size = s.core.chunk_bytes(s, ino)
         job.version = chunk.version
+        rate = "mds.balance.rate" if chunk.id in s.core.balance.leaving else "mds.repl.rate"
         order = OrderReplicate(
             chunk_id=chunk.id,
             version=chunk.version,
@@ -241,7 +258,7 @@ class Recovery:
             base_version=job.base_version,
             since_seq=job.since_seq,
             final=final,
-            rate_bytes_s=0 if job.raised else s.core.config.int("mds.repl.rate") * MB,
+            rate_bytes_s=0 if job.raised else s.core.config.int(rate) * MB,
         )
 
         def done(step: Step, server: int, status: int, value: int, copied: int) -> None:
@@ -254,6 +271,8 @@ class Recovery:
         if self.jobs.get(job.chunk_id) is not job:
             return
         self.progress.copied_bytes += copied
+        if job.left is not None and job.left.base:
+            self.progress.resynced_bytes += copied
         found = versions.locate(s, job.chunk_id)
         usable = found is not None and found[2].version == job.version and job.source in found[2].replicas
         if status != ErrorCode.OK or not usable or found is None or s.core.versions.raising.get(job.chunk_id):
@@ -280,6 +299,7 @@ class Recovery:
         self._end(s, job)
         self._failures.pop(job.chunk_id, None)
         self.progress.copied_chunks += 1
+        self.progress.resynced_chunks += bool(job.left is not None and job.left.base)
         kept = tuple(
             r for r in chunk.replicas if s.core.servers.is_active(r) or s.core.servers.live[r].activity == INACTIVE
         )
@@ -346,7 +366,12 @@ class Recovery:
             return
         keep: list[int] = []
         domains: set[str] = set()
-        for cs_id in sorted(good, key=lambda r: -servers.live[r].free_bytes):
+        leaving = s.core.balance.leaving.get(chunk.id)
+
+        def rank(cs_id: int) -> tuple[bool, bool, int]:
+            return cs_id == leaving, s.state.servers[cs_id].tier != rule.tier, -servers.live[cs_id].free_bytes
+
+        for cs_id in sorted(good, key=rank):
             domain = servers.domain(s, cs_id, rule.domain)
             if len(keep) < rule.normal and domain not in domains:
                 keep.append(cs_id)
@@ -358,6 +383,9 @@ class Recovery:
         kept = tuple(r for r in chunk.replicas if r not in gone)
         s.core.versions.start(s, inode.ino, index, chunk._replace(replicas=kept))
         s.core.garbage.add(chunk.id, gone)
+        if leaving in gone:
+            del s.core.balance.leaving[chunk.id]
+            s.core.balance.moved_chunks += 1
 
     def _delete_stale(self, s: Step) -> None:
         """Stale replicas of chunks that have enough good ones (R6)."""
@@ -381,12 +409,13 @@ class Recovery:
 
     def _tell_progress(self, s: Step) -> None:
         p = self.progress
-        waiting = s.core.tracker.queued() + len(self.jobs)
+        copying = sum(n not in s.core.balance.leaving for n in self.jobs)
+        waiting = s.core.tracker.queued() + copying
         self.no_progress_ms(s, waiting > 0)
         if not p.samples or s.now_ms - p.samples[-1][0] >= 1000:
             p.samples.append((s.now_ms, p.copied_bytes))
             del p.samples[:-60]
-        if self.jobs and not p.running_since_ms:
+        if copying and not p.running_since_ms:
             p.running_since_ms, p.bytes_at_start = s.now_ms, p.copied_bytes
             s.event("info", f"Replication started, {waiting} chunks are queued")
         elif not waiting and p.running_since_ms and s.core.tracker.settled():

@@ -220,16 +220,21 @@ def _after_largest_host(s: Step) -> int:
 
 def _replication(s: Step) -> dict[str, Any]:
     recovery, tracker = s.core.recovery, s.core.tracker
-    waiting = tracker.queued() + len(recovery.jobs)
+    running = sum(n not in s.core.balance.leaving for n in recovery.jobs)
+    waiting = tracker.queued() + running
     rate = recovery.rate_bytes_s()
     root = unpack_policy(s.state.inodes[ROOT_INO].policy)
     eta = round(waiting * root.chunk_bytes / rate) if rate > 0 and waiting else 0
     return {
         "queued": tracker.queued(),
-        "running": len(recovery.jobs),
+        "running": running,
         "copied_chunks": recovery.progress.copied_chunks,
         "copied_bytes": recovery.progress.copied_bytes,
+        "resynced_chunks": recovery.progress.resynced_chunks,
+        "resynced_bytes": recovery.progress.resynced_bytes,
         "failed": recovery.progress.failed,
+        "moving": len(s.core.balance.leaving),
+        "moved_chunks": s.core.balance.moved_chunks,
         "rate_bytes_s": round(rate),
         "no_progress_ms": recovery.no_progress_ms(s, waiting > 0),
         "eta_s": eta,

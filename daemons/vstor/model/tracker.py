@@ -83,6 +83,7 @@ class Tracker:
             self.standby.discard(chunk_id)
             self.surplus.pop(chunk_id, None)
             self._queued.pop(chunk_id, None)
+            self._core.balance.forget(chunk_id)
             return
         ino, _, chunk = found
         inode = self._core.state.inodes.get(ino)
@@ -91,6 +92,7 @@ class Tracker:
         policy = unpack_policy(inode.policy)
         state, missing, surplus = self.judge(chunk, policy)
         self._set(chunk_id, state)
+        self._core.balance.look(chunk, policy, state)
         if missing:
             self._enqueue(chunk_id, PRIORITY.get(state, 4))
         else:

@@ -79,6 +79,7 @@ def test_recovery_goes_on_when_the_block_was_written_anew() -> None:
     assert w.state() == "healthy"
     assert copies(w.back)[-1].base_version == copies(w.back)[0].base_version > 0, "only what changed is copied"
     assert w.status()["damage"] == []
+    assert (w.status()["replication"]["resynced_chunks"], w.status()["replication"]["resynced_bytes"]) == (1, 2000)
     assert any("has no damaged block any more" in e for e in w.events())
 
 
