@@ -131,7 +131,8 @@ static bool do_fallocate(struct fuse *fu, const struct fuse_in_header *in, struc
 	return true;
 }
 
-/* Needs the size, so a lease: an empty READ. Everything below the size counts as data, which POSIX allows. */
+/* Of a file of one chunk.  Needs the size, so a lease: an empty READ. Everything below the size counts as data, which
+ * POSIX allows. */
 static void do_lseek(struct fuse *fu, const struct fuse_in_header *in, struct bind *b)
 {
 	const struct fuse_lseek_in *a = (const void *)(in + 1);
@@ -203,6 +204,9 @@ bool fuse_data(struct fuse *fu, const struct fuse_in_header *in)
 	case FUSE_FALLOCATE:
 		return do_fallocate(fu, in, b);
 	default:
+		/* In a larger file, or one whose size is not known, there may be holes: Python asks for the maps. */
+		if (b->f->mode == VST_LEASE_NONE || atomic_load(&b->f->size) > b->f->chunk_bytes)
+			return false;
 		do_lseek(fu, in, b);
 		return true;
 	}

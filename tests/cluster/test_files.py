@@ -343,3 +343,33 @@ def test_statfs_tells_real_space(mnt: Path) -> None:
     vfs = os.statvfs(mnt)
     assert vfs.f_namemax == 255
     assert 0 < vfs.f_bavail * vfs.f_frsize < os.statvfs("/").f_blocks * os.statvfs("/").f_frsize
+
+
+def test_holes_are_found_by_chunks(shared_cluster: Cluster, mnt: Path, tmp_path: Path) -> None:
+    """SEEK_DATA and SEEK_HOLE, what was written a moment ago included; and what programs make of it."""
+    chunk = 64 << 20
+
+    def seek(fd: int, offset: int, whence: int) -> int | None:
+        try:
+            return os.lseek(fd, offset, whence)
+        except OSError as exc:
+            if exc.errno != errno.ENXIO:
+                raise
+            return None
+
+    with (mnt / "f").open("w+b", buffering=0) as f, on_b(shared_cluster, mnt / "f").open("rb") as far:
+        os.pwrite(f.fileno(), b"x", chunk + 5)
+        os.ftruncate(f.fileno(), (1 << 40) + 1)
+        os.pwrite(f.fileno(), b"x", 300 * chunk)  # the next GetMap
+        for fd in (f.fileno(), far.fileno(), f.fileno()):
+            assert [seek(fd, at, os.SEEK_DATA) for at in (0, chunk + 7, 2 * chunk, 301 * chunk, 1 << 41)] == [
+                chunk, chunk + 7, 300 * chunk, None, None,
+            ]  # fmt: skip
+            assert [seek(fd, at, os.SEEK_HOLE) for at in (0, 9, chunk, 300 * chunk + 1, 1 << 40, 1 << 41)] == [
+                0, 9, 2 * chunk, 301 * chunk, 1 << 40, None,
+            ]  # fmt: skip
+        os.ftruncate(f.fileno(), 301 * chunk)
+        assert seek(f.fileno(), 300 * chunk, os.SEEK_HOLE) == 301 * chunk
+    subprocess.run(["cp", "--sparse=auto", mnt / "f", tmp_path / "f"], check=True, timeout=60)
+    assert (tmp_path / "f").stat().st_blocks * 512 <= 2 * chunk
+    assert (tmp_path / "f").stat().st_size == 301 * chunk

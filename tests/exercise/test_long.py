@@ -121,7 +121,7 @@ def test_stress_ng(mnt: Path, stressor: str) -> None:
         f"--{stressor}",
         "2",
         "--timeout",
-        f"{max(2, int(3 * SCALE))}s",
+        f"{max(1, int(3 * SCALE))}s",
         "--temp-path",
         str(mnt),
         "--verify",

@@ -20,7 +20,7 @@ from vstor.client.tasks import Tasks
 from vstor.codes_gen import ErrorCode
 from vstor.errors import VstorError
 from vstor.proto import messages as m
-from vstor.proto.messages import EXCLUSIVE, NONE
+from vstor.proto.messages import EXCLUSIVE
 
 log = logging.getLogger(__name__)
 
@@ -115,9 +115,7 @@ class DataPath:
                 if exc.code in (ErrorCode.LEASE_LOST, ErrorCode.LEASE_CONFLICT):
                     # The MDS no longer counts us as the holder: what is under way parks on the lease (a recall may be waiting for it to end),
                     # we get the lease again, and ask again under it.  A sync waits for the map only, so nobody else asks for the lease.
-                    self.table.lower(inode, NONE)
-                    inode.ours = False
-                    inode.file.set_lease(0, 0)
+                    self.leases.not_held(inode)
                     if not inode.recalling:
                         await self._acquire_again(inode)
                         continue

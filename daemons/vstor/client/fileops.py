@@ -289,15 +289,14 @@ class FileOperations(Operations):
         return body
 
     async def lseek(self, request: fp.FuseRequest) -> bytes:
-        """Without knowledge of holes the whole file is data and its end the only hole (lseek(2) allows that)."""
+        """Of files of several chunks; the engine answers for those of one, which are data as a whole (lseek(2) allows that)."""
         _fh, offset, whence, _ = fp.LSEEK_IN.unpack_from(request.body)
-        inode = await self.names.getattr(request.nodeid)
-        assert inode.attr is not None
         if whence not in (SEEK_DATA, SEEK_HOLE):
             raise Errno(errno.EINVAL)
-        if offset >= inode.attr.size:
+        found = await self.files.seek(request.nodeid, offset, data=whence == SEEK_DATA)
+        if found is None:
             raise Errno(errno.ENXIO)
-        return fp.U64.pack(offset if whence == SEEK_DATA else inode.attr.size)
+        return fp.U64.pack(found)
 
     async def ioctl(self, _request: fp.FuseRequest) -> bytes:
         raise Errno(errno.ENOTTY)

@@ -32,6 +32,7 @@ COMMIT_EVERY_S = 5.0
 SIZE_MAX = (1 << 63) - 1
 TRUNCATE_ATTEMPTS_MAX = 100
 CLOSE_TOGETHER = 64
+CHUNK_VOID = 1  # ChunkMap.flags
 FLUSH_S_MAX = 60.0  # at the end
 RELEASE_S_MAX = 5.0
 
@@ -214,10 +215,8 @@ class Files:
                 except VstorError as exc:
                     if exc.code not in (ErrorCode.LEASE_CONFLICT, ErrorCode.LEASE_LOST):
                         raise
-                    if not inode.recalling:  # the MDS does not count us as the holder: get it again
-                        self.table.lower(inode, NONE)
-                        inode.ours = False
-                        inode.file.set_lease(0, 0)
+                    if not inode.recalling:
+                        self.leases.not_held(inode)
                     continue
                 finally:
                     inode.resizing = None
@@ -260,6 +259,43 @@ class Files:
         """Make a range of an open file a hole. Raises OSError."""
         if length > 0:  # what lies behind the end is left out by the engine, which knows the size
             await self.engine.io(self.table.need(ino).file, cl.IO_PUNCH, offset, length, None)
+
+    async def seek(self, ino: int, offset: int, *, data: bool) -> int | None:
+        """The next data, or the next hole, of an open file at offset or behind it; None when there is none.
+
+        By whole chunks: one that nobody has written is a hole, and what lies behind the end. Raises VstorError.
+        """
+        inode = self.table.need(ino)
+        await self._writes_done(inode)
+        index = offset // inode.chunk_bytes
+        while True:
+            await self.leases.acquire(inode, EXCLUSIVE if inode.writers else SHARED)
+            collect(inode)
+            size = inode.file.size
+            if offset >= size or (data and index * inode.chunk_bytes >= size):
+                return None
+            if index * inode.chunk_bytes >= size:
+                return int(size)
+            try:
+                reply = await self.session.call(m.GetMap(ino, index, m.MAP_CHUNKS_MAX, False))
+            except VstorError as exc:
+                if exc.code != ErrorCode.LEASE_LOST:
+                    raise
+                if not inode.recalling:
+                    self.leases.not_held(inode)
+                continue
+            for chunk in reply.chunks:
+                if chunk.index * inode.chunk_bytes < size and self._is_written(inode, chunk) == data:
+                    return int(max(offset, chunk.index * inode.chunk_bytes))
+            index += len(reply.chunks)
+
+    def _is_written(self, inode: Inode, chunk: m.ChunkMap) -> bool:
+        told = inode.telling.written if inode.telling is not None else ()
+        return (
+            bool(chunk.replicas and not chunk.flags & CHUNK_VOID)
+            or chunk.index in inode.pending.written
+            or chunk.index in told
+        )
 
     # --- data, for the library
 

@@ -105,6 +105,12 @@ class Leases:
                     return
         self._install(inode)
 
+    def not_held(self, inode: Inode) -> None:
+        """The MDS does not count us as the holder: what is under way waits until the lease is got again."""
+        self.table.lower(inode, NONE)
+        inode.ours = False
+        inode.file.set_lease(0, 0)
+
     async def recall_finished(self, inode: Inode) -> None:
         while inode.recalling:
             assert inode.recall_done is not None

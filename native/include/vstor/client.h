@@ -117,7 +117,7 @@ struct vst_cl_counters {
 void vst_cl_get_counters(vst_cl *cl, struct vst_cl_counters *out);
 
 /* ---- FUSE: fd is /dev/fuse, already mounted. One reader thread which is also the engine thread. INIT is answered in C.
- * READ, WRITE, FSYNC, FLUSH, FALLOCATE(punch), LSEEK are answered in C for handles bound by vst_fuse_bind; GETATTR and LOOKUP from what
+ * READ, WRITE, FSYNC, FLUSH, FALLOCATE(punch), LSEEK (in files of one chunk) are answered in C for handles bound by vst_fuse_bind; GETATTR and LOOKUP from what
  * vst_fuse_put_* left there, as long as the leases are valid (vst_cl_set_lease_until);
  * all else becomes VST_EV_FUSE. FORGET is counted in C and reported in batches through take as well. */
 /* INIT: no FUSE_WRITEBACK_CACHE (with it the kernel never believes a size changed by another client), FUSE_EXPLICIT_INVAL_DATA instead of AUTO_INVAL_DATA
