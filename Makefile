@@ -30,8 +30,8 @@ PROGRAM_SOURCES := $(shell find daemons native -type f \( -name '*.py' -o -name 
 	-o -name '*.cfg' -o -name '*.html' -o -name '*.service' \
 	-o -name vstor-service -o -name Makefile \) -not -path '*/build/*' -not -path '*/tests/*' -not -path '*/docs/*' \
 	-not -path '*.egg-info/*' 2>/dev/null)
-# Minutes each, and they need cores of their own: make test-ha.
-HA_TESTS := tests/cluster/test_mds_ha.py tests/cluster/test_mds_partition.py tests/cluster/test_restore.py
+# Minutes each: make test-ha.
+HA_TESTS := $(addprefix tests/cluster/test_,mds_ha.py mds_partition.py survivor.py)
 PYTEST := PYTHONPATH=$(CURDIR)/daemons $(PY) -m pytest
 RUFF_PATHS := daemons native/wire native/cffi tests .make packaging collections/ansible_collections/vstor/storage/plugins molecule
 
@@ -138,7 +138,7 @@ test: $(VENV)/stamp-dev build/stamp-native test-c ## all fast tests; brings what
 	@$(PYTEST) $(wildcard tests/component tests/cluster) $(addprefix --ignore=,$(HA_TESTS)) $(PYTEST_ARGS)
 
 .PHONY: test-ha
-test-ha: $(VENV)/stamp-dev build/stamp-native ## several MDSs: leaders killed, frozen, cut off; quorum lost; restore. Ten minutes on quiet cores
+test-ha: $(VENV)/stamp-dev build/stamp-native ## the longer tests of several MDSs: hosts lost, members leave, quorum lost, one survivor. Ten minutes
 	@$(PYTEST) $(HA_TESTS) $(PYTEST_ARGS)
 
 .PHONY: posix

@@ -10,6 +10,11 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.cluster import Cluster
+from tests.helpers.island import Island
+from tests.helpers.outside import Loader
+from tests.helpers.several import wait_all
+
+ISLAND_PORT = 2510
 
 
 @pytest.fixture(scope="session")
@@ -57,3 +62,43 @@ def own_cluster(tmp_path: Path) -> Iterator[Cluster]:
         yield cluster
     finally:
         cluster.destroy()
+
+
+@pytest.fixture
+def three(own_cluster: Cluster, tmp_path: Path) -> Iterator[tuple[Cluster, Loader]]:
+    """own_cluster with a loader and, added under it, two more MDSs."""
+    load = Loader(own_cluster.mounts["a"] / "load", tmp_path / "load.progress")
+    try:
+        for _ in range(2):
+            own_cluster.add_mds()
+        wait_all(own_cluster, 3)
+        load.wait_rounds(3)
+        yield own_cluster, load
+    finally:
+        load.end()
+
+
+@pytest.fixture(scope="module")
+def archipelago(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Cluster, Loader, Island]]:
+    """Three MDSs, of which the first, on an island (a network of its own that can be cut off), leads; three CSs and a loaded mount here."""
+    assert os.geteuid() == 0, "cluster tests mount file systems: run them as root"
+    base = tmp_path_factory.mktemp("archipelago")
+    island = Island()
+    cluster = Cluster(base, address=island.outside)
+    load: Loader | None = None
+    try:
+        cluster.make_first_mds(island.inside, port=ISLAND_PORT, prefix=island.prefix)
+        cluster.make()
+        cluster.mount("a")
+        load = Loader(cluster.mounts["a"] / "load", base / "load.progress")
+        for _ in range(2):
+            cluster.add_mds(island.outside)
+        wait_all(cluster, 3)
+        load.wait_rounds(3)
+        yield cluster, load, island
+        load.stop()
+    finally:
+        if load is not None:
+            load.end()
+        cluster.destroy()
+        island.destroy()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.cluster import Cluster, umount, wait_for
+from tests.helpers.cluster import Cluster, is_mounted, umount, wait_for
 
 
 @pytest.fixture
@@ -149,3 +149,20 @@ def test_the_others_go_on_after_a_mount_is_killed_while_it_writes(own_cluster: C
     assert data[size:] == bytes(1_000_000 - size) + b"end"
     del own_cluster.procs["mount-a"], own_cluster.mounts["a"]
     assert own_cluster.mount("a").joinpath("f").read_bytes() == data  # over the dead mount
+
+
+def test_a_copy_in_another_namespace_does_not_keep_a_mount_from_ending(shared_cluster: Cluster, point: Path) -> None:
+    """A container made while the mount was there has a copy: the kernel does not let go when the mount itself is gone."""
+    assert mount(shared_cluster, point).returncode == 0
+    pid = ready_pid(shared_cluster, point)
+    argv = ["unshare", "--mount", "--propagation", "private", "sh", "-c", "echo there; exec sleep 1000"]
+    container = subprocess.Popen(argv, stdout=subprocess.PIPE)
+    assert container.stdout is not None
+    try:
+        assert container.stdout.readline() == b"there\n"
+        os.kill(pid, 15)
+        wait_for("the process to end", lambda: not Path(f"/proc/{pid}").exists(), 120)
+        assert not is_mounted(point)
+    finally:
+        container.kill()
+        container.communicate()

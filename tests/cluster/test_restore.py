@@ -1,23 +1,17 @@
-"""The drill: metadata are lost and come back from a backup or from one surviving MDS; nothing that chunk servers hold is deleted."""
+"""The drill: metadata are lost and come back from a backup; nothing that chunk servers hold is deleted. One survivor: test_survivor.py."""
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
 import pytest
 
-from tests.cluster.test_mds_ha import all_there
-from tests.helpers.cluster import Cluster, wait_for
+from tests.helpers.cluster import Cluster
+from tests.helpers.outside import PATIENCE_S, get, names, put, remove, update
+from tests.helpers.several import wait_all, wait_restored
 
-pytestmark = pytest.mark.timeout(300)
-
-
-def put(path: Path, data: bytes) -> None:
-    with path.open("wb", buffering=0) as file:
-        file.write(data)
-        os.fsync(file.fileno())
+pytestmark = pytest.mark.timeout(900)
 
 
 def chunk_files(cluster: Cluster) -> set[str]:
@@ -27,12 +21,6 @@ def chunk_files(cluster: Cluster) -> set[str]:
         for p in (repo / "chunks").rglob("*")
         if p.is_file()
     }
-
-
-def back(cluster: Cluster) -> None:
-    cluster.wait_status(
-        "the end of the restore", lambda s: s["cluster"]["restore"] is None and not s["cluster"]["grace"], 90
-    )
 
 
 def test_all_mdss_are_lost_and_restored_from_a_backup(own_cluster: Cluster, tmp_path: Path) -> None:
@@ -47,10 +35,8 @@ def test_all_mdss_are_lost_and_restored_from_a_backup(own_cluster: Cluster, tmp_
     assert cluster.run("backup", str(archive), check=False).returncode != 0  # never overwritten
     assert cluster.status()["cluster"]["last_backup_ms"] > 0
     # Life goes on: changed, removed, new, and a chunk server that the backup does not know.
-    with (mnt / "changed").open("r+b", buffering=0) as file:
-        file.write(b"new" * 100_000)
-        os.fsync(file.fileno())
-    (mnt / "removed").unlink()
+    update(mnt / "changed", b"new" * 100_000)
+    remove(mnt / "removed")
     put(mnt / "after", b"a" * 300_000)
     late = cluster.add_cs()
     for i in range(6):
@@ -82,52 +68,19 @@ def test_all_mdss_are_lost_and_restored_from_a_backup(own_cluster: Cluster, tmp_
     cluster.daemon("etcd-11", "etcd", "-r", str(repo))
     cluster.daemon("mds-11", "mds", "-r", str(repo))
     cluster.start("etcd-11")
-    cluster.start("mds-11", 60)
-    back(cluster)
+    cluster.start("mds-11", PATIENCE_S)
+    wait_restored(cluster)
     assert [m["id"] for m in cluster.status()["mds"]] == [11]
     assert late in {f"cs-{c['id']}" for c in cluster.status()["cs"] if c["state"] == "active"}
     mnt = cluster.mount("a")
-    assert (mnt / "before").read_bytes() == b"b" * 300_000
-    assert (mnt / "changed").read_bytes() == b"new" * 100_000
-    assert sorted(os.listdir(mnt)) == ["before", "changed", "removed"]
+    assert get(mnt / "before") == b"b" * 300_000
+    assert get(mnt / "changed") == b"new" * 100_000
+    assert names(mnt) == ["before", "changed", "removed"]
     put(mnt / "afterwards", b"z" * 300_000)
-    assert (mnt / "afterwards").read_bytes() == b"z" * 300_000
+    assert get(mnt / "afterwards") == b"z" * 300_000
     assert any("The restore is complete" in e["message"] for e in cluster.events())
     # Others can join; what the metadata do not know is still on the disks.
     cluster.add_mds()
-    cluster.wait_status("two MDSs", lambda s: len(s["mds"]) == 2 and all_there(s))
+    wait_all(cluster, 2)
     kept = {n for n in held if n not in chunk_files(cluster)}
     assert not kept, kept
-
-
-def test_one_survivor_goes_on_alone(own_cluster: Cluster) -> None:
-    cluster = own_cluster
-    mnt = cluster.mounts["a"]
-    for _ in range(2):
-        cluster.add_mds()
-    cluster.wait_status("all MDSs to be there", all_there)
-    put(mnt / "file", b"f" * 300_000)
-    wait_for("everything applied", lambda: all(m["etcd"]["behind"] == 0 for m in cluster.status()["mds"]))
-    cluster.umount("a")
-    for number in (1, 2):
-        for kind in ("mds", "etcd"):
-            cluster.procs.pop(f"{kind}-{number}").kill()
-    repo = cluster.base / "state" / "mds-3"
-    refused = cluster.run("restore", "--survivor", "-r", str(repo), check=False)
-    assert (refused.returncode, "stop its services" in refused.stderr) == (7, True), refused
-    for kind in ("mds", "etcd"):
-        cluster.procs[f"{kind}-3"].stop()
-    cluster.run("restore", "--survivor", "-r", str(repo))
-    cluster.start("etcd-3")
-    cluster.start("mds-3", 60)
-    back(cluster)
-    assert [m["id"] for m in cluster.status()["mds"]] == [3]
-    mnt = cluster.mount("a")
-    assert (mnt / "file").read_bytes() == b"f" * 300_000
-    cluster.procs["mds-3"].kill()
-    cluster.procs["etcd-3"].kill()
-    cluster.start("etcd-3")
-    cluster.start("mds-3", 60)
-    put(mnt / "again", b"g")
-    cluster.add_mds("127.0.0.7")
-    cluster.wait_status("two MDSs", lambda s: len(s["mds"]) == 2 and all_there(s))

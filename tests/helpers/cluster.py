@@ -28,6 +28,10 @@ MODULES = {
     "mount": "vstor.client.main",
 }
 START_S = 30.0
+STOP_S = 120.0  # more than a mount waits for a cluster that does not answer (client/main.py)
+# An unmounted file system ends, and its daemon with it, unless another mount namespace has a copy: a container that was made meanwhile.
+COPIED_S = 5.0
+DUMP_S = 2.0
 _MNT_DETACH = 2
 
 
@@ -64,6 +68,11 @@ def wait_for(what: str, check: Callable[[], Any], timeout_s: float = START_S) ->
             return last
         time.sleep(0.05)
     raise AssertionError(f"timed out after {timeout_s:.0f} s waiting for {what}; last: {last!r}")
+
+
+def is_mounted(point: Path) -> bool:
+    """By the table of mounts: nothing is asked of the file system, which may not answer."""
+    return any(line.split(" ")[4] == str(point) for line in Path("/proc/self/mountinfo").read_text().splitlines())
 
 
 def umount(path: Path) -> None:
@@ -104,16 +113,25 @@ class Proc:
         if self.popen:
             self.popen.wait(30)
 
-    def stop(self, timeout_s: float = 20.0) -> int | None:
-        """SIGTERM; the exit status. Kills and raises when it does not end."""
+    def stop(self, timeout_s: float = STOP_S) -> int | None:
+        """SIGTERM; the exit status. Has it say what it does, kills it and raises when it does not end."""
         self.signal(signal.SIGTERM)
         if not self.popen:
             return None
         try:
             return self.popen.wait(timeout_s)
         except subprocess.TimeoutExpired:
+            self._dump()
             self.kill()
             raise AssertionError(f"{self.name} did not stop on SIGTERM within {timeout_s} s; log: {self.log}") from None
+
+    def _dump(self) -> None:
+        """Into its log: a mount's state (SIGUSR1), the stacks of the threads of any of them (faulthandler on SIGABRT, which ends it)."""
+        assert self.popen is not None
+        for sig in [signal.SIGUSR1] * self.name.startswith("mount") + [signal.SIGABRT]:
+            self.signal(sig)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.popen.wait(DUMP_S)
 
     def tail(self, lines: int = 40) -> str:
         if not self.log.exists():
@@ -220,14 +238,18 @@ class Cluster:
         kind, ident = name.split("-", 1)
         return f"{kind}-{self.name}-{ident}"
 
-    def make_first_mds(self) -> None:
-        self.port = free_base_port(self.address)
+    def make_first_mds(self, address: str = "", *, port: int = 0, prefix: tuple[str, ...] = ()) -> None:
+        """make-mds -I, and start it with its etcd member. See add_mds for the arguments."""
+        host = address or self.address
+        self.port = port or free_base_port(host)
         repo = self.base / "state" / "mds-1"
-        self.run("make-mds", "-I", "-a", f"{self.address}:{self.port}", "-r", str(repo), "-P", stdin=PASSWORD + "\n")
+        where = f"{host}:{self.port}"
+        self.run("make-mds", "-I", "-a", where, "-r", str(repo), "-P", stdin=PASSWORD + "\n", prefix=prefix)
         self.daemon("etcd-1", "etcd", "-r", str(repo))
         self.daemon("mds-1", "mds", "-r", str(repo))
-        self.start("etcd-1")
-        self.start("mds-1", 60)
+        for name in ("etcd-1", "mds-1"):
+            self.procs[name].argv[:0] = prefix
+            self.start(name, 60)
 
     def add_mds(self, address: str = "", *, port: int = 0, prefix: tuple[str, ...] = ()) -> str:
         """make-mds of one more, and start it with its etcd member; the name of its process. prefix: command that runs its commands elsewhere."""
@@ -271,28 +293,36 @@ class Cluster:
         name = f"mount-{label}"
         proc = self.daemon(name, "mount", "-c", self.name, "-f", *options, str(point))
         proc.env = {**proc.env, "VSTOR_KERNEL_NAMES": str(int(kernel_names))}
+
+        def said() -> int:
+            return proc.log.read_text().count(": mounted cluster=") if proc.log.exists() else 0
+
+        before = said()
         proc.start()
 
         def check() -> bool:
             if not proc.running:
                 raise AssertionError(f"{name} ended with {proc.popen and proc.popen.returncode}:\n{proc.tail()}")
-            return os.path.ismount(point)
+            return said() > before  # not by the table of mounts: a dead one may stand there
 
         wait_for(f"{point} to be mounted", check)
         self.mounts[label] = point
         return point
 
     def umount(self, label: str = "a") -> None:
-        """As umount(8): the daemon ends by itself."""
+        """As umount(8): the daemon ends by itself, or when it is told to (COPIED_S)."""
         point = self.mounts.pop(label)
         subprocess.run(["umount", str(point)], check=True, timeout=60)
         proc = self.procs.pop(f"mount-{label}")
         assert proc.popen is not None
-        assert proc.popen.wait(30) == 0, proc.tail()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            proc.popen.wait(COPIED_S)
+        assert proc.stop() == 0, proc.tail()
 
     def make(self, n_cs: int = 3, replicas: str = "3:2", failure_domain: str = "disk") -> Cluster:
         """etcd, one MDS, `n_cs` CSs, default policy."""
-        self.make_first_mds()
+        if not self.procs:
+            self.make_first_mds()
         for _ in range(n_cs):
             self.add_cs()
         self.run("set-attr", "-p", "/", f"replicas={replicas}", f"failure-domain={failure_domain}")
@@ -320,6 +350,8 @@ class Cluster:
     def destroy(self) -> None:
         """Clients first; checks that every daemon stops cleanly on SIGTERM."""
         problems = []
+        for proc in self.procs.values():
+            proc.signal(signal.SIGCONT)  # one that a test froze
         for label in list(self.mounts):
             umount(self.mounts[label])
         order = {"mount": 0, "cs": 1, "mds": 2, "etcd": 3}
@@ -328,9 +360,8 @@ class Cluster:
                 continue
             try:
                 if proc.name.startswith("mount") and proc.popen:
-                    # It ends by itself when it is unmounted, unless another mount namespace (a container that was just made) has a copy.
                     with contextlib.suppress(subprocess.TimeoutExpired):
-                        proc.popen.wait(5)
+                        proc.popen.wait(COPIED_S)
                 status = proc.stop()
                 if status != 0 and not (
                     status == -signal.SIGTERM and proc.name.startswith("etcd")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
+from collections.abc import Iterator
 
 
 def _run(*argv: str, stdin: str = "") -> None:
@@ -30,8 +32,9 @@ class Island:
         ):
             _run(*self.prefix, "ip", *argv)
 
-    def cut(self, ports: list[int] | None = None) -> None:
-        """Drop everything that comes and goes, or only what has one of these TCP ports on either side. Silently, as a dead switch does."""
+    @contextlib.contextmanager
+    def cut_off(self, ports: list[int] | None = None) -> Iterator[None]:
+        """Meanwhile drop everything that comes and goes, or only what has one of these TCP ports on either side. Silently, as a dead switch does."""
         match = "" if ports is None else "tcp {} {{ " + ", ".join(map(str, ports)) + " }}"
         rules = [match.format(side) for side in ("sport", "dport")] if match else [""]
         lines = [f"    {rule} drop" for rule in rules]
@@ -42,10 +45,10 @@ class Island:
             for hook, side in (("input", "iifname"), ("output", "oifname"))
         ]
         _run(*self.prefix, "nft", "-f", "-", stdin="table inet cut {\n" + "\n".join(chains) + "\n}\n")
-
-    def heal(self) -> None:
-        """Everything passes again."""
-        _run(*self.prefix, "nft", "delete", "table", "inet", "cut")
+        try:
+            yield
+        finally:
+            _run(*self.prefix, "nft", "delete", "table", "inet", "cut")
 
     def destroy(self) -> None:
         """What runs on it must have ended."""
