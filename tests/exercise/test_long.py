@@ -23,10 +23,11 @@ SCALE = float(os.environ.get("VSTOR_EXERCISE", "1"))
 SEED = int(os.environ.get("VSTOR_EXERCISE_SEED", "1000"))
 # What tar takes there and back: programs, many small files, symbolic and hard links. All of /usr: VSTOR_EXERCISE_TAR=/usr
 TAR = os.environ.get("VSTOR_EXERCISE_TAR", "/usr/lib/python3 /usr/lib/python3.11 /usr/share/zoneinfo /usr/sbin").split()
-# Those stressors of the class "filesystem" that change files and names; none that syncs the whole machine or needs a device.
+# Those stressors of the class "filesystem" that change files and names; none that syncs the whole machine, needs a device
+# or fails on local file systems, too (io-uring).
 STRESSORS = (
-    "access chdir chmod chown copy-file dentry dir dirdeep dirmany dup fallocate fcntl filename flock fpunch fsize fstat getdent hdd io-uring iomix "
-    "lease link locka lockf lockofd mknod open rename seek symlink touch truncate utime verity xattr"
+    "access chdir chmod chown copy-file dentry dir dirdeep dirmany dup fallocate fcntl filename flock fpunch fsize fstat getdent hdd iomix "
+    "lease link locka lockf lockofd mknod open rename seek symlink touch utime verity xattr"
 )
 
 
@@ -127,7 +128,11 @@ def test_stress_ng(mnt: Path, stressor: str) -> None:
         "--verify",
         "--oomable",
     ]
-    more = {"hdd": ["--hdd-bytes", "64m"], "copy-file": ["--copy-file-bytes", "64m"], "iomix": ["--iomix-bytes", "64m"]}
+    more = {
+        "hdd": ["--hdd-bytes", "64m"],
+        "copy-file": ["--copy-file-bytes", "128m"],
+        "iomix": ["--iomix-bytes", "64m"],
+    }
     out = run([*argv, *more.get(stressor, [])], mnt)
     assert "fail:" not in out, out
 
@@ -156,6 +161,8 @@ def test_pgbench(mnt: Path) -> None:
     binaries = max(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda p: int(p.parent.name))
     data, socket_dir = mnt / "pg", mnt
     shutil.chown(mnt, "postgres", "postgres")
+    for directory in mnt.parents:  # pytest's are closed to others
+        directory.chmod(directory.stat().st_mode | 0o011)
 
     def pg(program: str, *args: str) -> str:
         return run(["runuser", "-u", "postgres", "--", str(binaries / program), *args], Path("/"))
