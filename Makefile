@@ -23,6 +23,8 @@ REPO_KEY ?= ~/.config/vstor/repository-key.asc
 FUZZ_S ?= 60
 JOBS ?= $(shell nproc)
 BENCH_ARGS ?= vstor local
+# Seconds of faults of make chaos.
+CHAOS_S ?= 60
 # Seconds of make simulate with fresh seeds; SEED=N shows one history.
 SIMULATE_S ?= 60
 
@@ -153,6 +155,10 @@ exercise: $(VENV)/stamp-dev build/stamp-native ## file system exercisers on moun
 .PHONY: simulate
 simulate: $(VENV)/stamp-dev build/stamp-native ## simulated histories under faults, SIMULATE_S seconds; SEED=N: that one, with its trace
 	@PYTHONHASHSEED=0 PYTHONPATH=$(CURDIR)/daemons $(PY) -m tests.simulate $(if $(SEED),--seed $(SEED),--seconds $(SIMULATE_S) --jobs $(JOBS))
+
+.PHONY: chaos
+chaos: $(VENV)/stamp-dev build/stamp-native ## faults against a real cluster for CHAOS_S seconds; SEED=N: that schedule; last result: build/chaos/result.json
+	@PYTHONPATH=$(CURDIR)/daemons $(PY) -m tests.chaos --seconds $(CHAOS_S) $(if $(SEED),--seed $(SEED)) $(CHAOS_ARGS)
 
 .PHONY: test-packages
 test-packages: build/wheelhouse.id $(VENV)/stamp-dev ## the packages and the repository, installed in a Debian 12 of its own (root)
