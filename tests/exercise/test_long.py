@@ -143,7 +143,7 @@ def test_dbench(mnt: Path) -> None:
 
 
 def test_bonnie(mnt: Path) -> None:
-    run(["bonnie++", "-d", str(mnt), "-s", "256", "-r", "64", "-n", "4:8192:64:8", "-u", "root", "-q"], mnt)
+    run(["bonnie++", "-d", str(mnt), "-s", "256", "-r", "64", "-n", "4:8192:64:8", "-f", "-u", "root", "-q"], mnt)
 
 
 @pytest.mark.parametrize(

@@ -308,7 +308,7 @@ class Operations:
 
     async def setxattr(self, request: fp.FuseRequest) -> bytes:
         size, flags = fp.SETXATTR_IN_COMPAT.unpack_from(request.body)
-        name = fp.cstring(request.body, fp.SETXATTR_IN_COMPAT.size)
+        name = _xattr_name(request, fp.SETXATTR_IN_COMPAT.size)
         if name in NO_ACL or not name.startswith(XATTR_NAMESPACES):
             raise Errno(errno.EOPNOTSUPP)
         start = fp.SETXATTR_IN_COMPAT.size + len(name) + 1
@@ -318,7 +318,7 @@ class Operations:
 
     async def getxattr(self, request: fp.FuseRequest) -> bytes:
         size, _ = fp.GETXATTR.unpack_from(request.body)
-        name = fp.cstring(request.body, fp.GETXATTR.size)
+        name = _xattr_name(request, fp.GETXATTR.size)
         if name in NO_ACL:
             raise Errno(errno.EOPNOTSUPP)
         return _sized(await self.names.get_xattr(request.nodeid, name), size)
@@ -329,8 +329,16 @@ class Operations:
         return _sized(b"".join(name + b"\0" for name in names), size)
 
     async def removexattr(self, request: fp.FuseRequest) -> bytes:
-        await self.names.remove_xattr(request.nodeid, fp.cstring(request.body))
+        await self.names.remove_xattr(request.nodeid, _xattr_name(request, 0))
         return b""
+
+
+def _xattr_name(request: fp.FuseRequest, offset: int) -> bytes:
+    """A namespace alone is no name."""
+    name = fp.cstring(request.body, offset)
+    if name in XATTR_NAMESPACES:
+        raise Errno(errno.EINVAL)
+    return name
 
 
 def _ns(seconds: int, nanoseconds: int) -> int:

@@ -352,6 +352,12 @@ async def test_xattr_sizes(world: World) -> None:
     assert await k.call(fp.Op.LISTXATTR, ino, fp.GETXATTR.pack(100, 0)) == b"user.k\0"
     await k.call(fp.Op.REMOVEXATTR, ino, b"user.k\0")
     await get(0, errno.ENODATA)
+    for op, head in (
+        (fp.Op.SETXATTR, fp.SETXATTR_IN_COMPAT.pack(0, 0)),
+        (fp.Op.GETXATTR, fp.GETXATTR.pack(0, 0)),
+        (fp.Op.REMOVEXATTR, b""),
+    ):
+        await k.call(op, ino, head + b"user.\0", error=errno.EINVAL)  # a namespace is no name
     acl = fp.GETXATTR.pack(0, 0) + b"system.posix_acl_access\0"
     await k.call(fp.Op.GETXATTR, ino, acl, error=errno.EOPNOTSUPP)
 
