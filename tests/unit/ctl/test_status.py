@@ -161,7 +161,8 @@ sys.exit(main(["-c", "test_cluster", "top", "-T", "600000"], call=call))
 
 def test_top_on_a_terminal_of_80_columns() -> None:
     """A real terminal; each key brings the next page at once, though the interval is ten minutes."""
-    env = {key: value for key, value in os.environ.items() if key not in ("LINES", "COLUMNS")}  # they outrank the terminal
+    # LINES and COLUMNS outrank the terminal.
+    env = {key: value for key, value in os.environ.items() if key not in ("LINES", "COLUMNS")}
     env |= {"PYTHONPATH": str(Path(__file__).parents[3] / "daemons"), "TERM": "vt100"}
     argv = ["-c", TOP, str(Path(__file__).with_name("status.json"))]
     child = pexpect.spawn(sys.executable, argv, env=env, dimensions=(40, 80), timeout=30, encoding="utf-8")
