@@ -165,6 +165,8 @@ struct cs {
 	uint32_t backoff_ms;
 	uint64_t progress_ms; /* last time the connection moved */
 	uint64_t tick_ms; /* last conn_tick */
+	uint32_t read_lat; /* how long reads took here, moving average, ms * 16 */
+	uint64_t read_lat_ms; /* when that was last measured, or when a slow one was last tried again */
 };
 
 /* A chunk opened on the connection. */
@@ -321,6 +323,7 @@ struct part {
 	struct req *req;
 	struct chunk *chunk;
 	struct cmap *map; /* of this pass */
+	uint64_t asked_ms; /* READ: when the replica was asked */
 	uint64_t off; /* in the chunk */
 	uint32_t len, table_len;
 	uint8_t *buf;

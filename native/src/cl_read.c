@@ -1,7 +1,38 @@
 /* Reading a part: replicas in order of nearness until one gives it with the right checksums. */
 #include "cl_internal.h"
 
-enum { NEAR = 0, FAR = 1, SOON = 2, KEYLESS = 3, USELESS = 4 };
+enum { NEAR = 0, FAR = 1, SLOW = 2, SOON = 3, KEYLESS = 4, USELESS = 5 };
+
+#define SLOW_MS 50u /* reads that take less are never called slow */
+#define SLOW_TIMES 4u /* slower than the fastest replica of the chunk */
+#define SLOW_TRY_MS 10000u /* a slow one gets one read so often, to see whether it still is */
+#define LAT_UNIT 16u
+
+/* Has a disk gone slow? Measured here, so that it needs nobody's word. */
+static bool is_slow(const struct cs *cs, uint32_t best)
+{
+	return cs->read_lat > SLOW_MS * LAT_UNIT && cs->read_lat / SLOW_TIMES > best &&
+	       cs->cl->now_ms - cs->read_lat_ms < SLOW_TRY_MS;
+}
+
+static void measured(struct cs *cs, uint64_t ms)
+{
+	uint32_t now = (uint32_t)(ms < 60000 ? ms : 60000) * LAT_UNIT;
+
+	cs->read_lat = cs->read_lat_ms ? cs->read_lat - cs->read_lat / 8 + now / 8 : now;
+	cs->read_lat_ms = cs->cl->now_ms;
+}
+
+/* The fastest of the map. */
+static uint32_t best_lat(const struct cmap *m)
+{
+	uint32_t best = UINT32_MAX;
+
+	for (uint32_t k = 0; k < m->n; k++)
+		if (m->rep[k].cs->read_lat_ms && m->rep[k].cs->read_lat < best)
+			best = m->rep[k].cs->read_lat;
+	return best;
+}
 
 static int rank(const struct cs *cs)
 {
@@ -27,10 +58,13 @@ static int choose(struct part *p)
 	struct cmap *m = p->map;
 	int best = -1, best_rank = USELESS;
 	bool useless = false;
+	uint32_t fastest = best_lat(m);
 
 	for (uint32_t k = 0; k < m->n; k++) {
 		uint32_t i = (m->rotor + k) % m->n;
 		int r = rank(m->rep[i].cs);
+		if (r <= FAR && is_slow(m->rep[i].cs, fastest))
+			r = SLOW;
 		if (p->tried & (1u << i))
 			continue;
 		if (r == USELESS) {
@@ -109,6 +143,9 @@ void read_start(struct part *p)
 	x->hdr.length = p->len;
 	x->dest = p->buf;
 	p->outstanding = 1;
+	p->asked_ms = cl->now_ms;
+	if (x->cs->read_lat_ms && x->cs->read_lat > SLOW_MS * LAT_UNIT)
+		x->cs->read_lat_ms = cl->now_ms; /* this read is the try: the next ones wait for what it shows */
 	cs_submit(x->cs, x);
 }
 
@@ -136,6 +173,7 @@ void read_done(struct part *p, uint32_t replica, int status, const struct vst_fr
 	(void)hdr;
 	p->outstanding = 0;
 	if (status == 0 && bad_piece < 0) {
+		measured(p->map->rep[replica].cs, p->chunk->f->cl->now_ms - p->asked_ms);
 		if (lease_valid(p->chunk->f->cl))
 			part_done(p, 0);
 		else

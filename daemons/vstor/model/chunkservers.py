@@ -21,6 +21,7 @@ ACTIVE, INACTIVE, OFFLINE, DROPPED = "active", "inactive", "offline", "dropped"
 ERROR_FLAGS = set("HSsRT")  # h, a checksum mismatch, is repaired and does not fail the server
 FULL_EVENT_MS = 600_000  # the same allocation trouble is reported once in this time
 EWMA = 0.2
+ILL_LOAD = 1000  # an ill server is chosen only where no other one is left
 
 
 @dataclass(slots=True)
@@ -124,6 +125,7 @@ class Servers:
         for record, live in self.usable(s, reserve=reserve):
             if record.cs_id not in exclude:
                 load = 1.0 + live.allocated / 16 + live.queue_depth / 8 + live.io_lat_avg_ms / 50
+                load *= ILL_LOAD if record.cs_id in s.core.slow.ill else 1
                 weight = max(1.0, (live.free_bytes - self.margin(s, live)) / MB) / load
                 out.append(Candidate(record.cs_id, record.host_id, record.location, record.tier, weight))
         return out

@@ -37,6 +37,13 @@ OPTIONS: dict[str, Option] = {
     "mds.wd.maintenance_tout": _int(
         1_800_000, 1_000, 604_800_000, "ms", "maintenance of a chunk server ends by itself"
     ),
+    "mds.wd.ill_latency": _int(
+        200,
+        0,
+        60_000,
+        "ms",
+        "an average above this, and far above the others', for long makes a chunk server ill; 0: off",
+    ),
     "mds.cs.lease": _int(
         6_000, 500, 600_000, "ms", "a chunk server without an answered heartbeat serves no longer than this"
     ),

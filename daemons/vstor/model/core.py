@@ -29,6 +29,7 @@ from vstor.model.repairs import Repairs
 from vstor.model.restored import Restored
 from vstor.model.secrets import Keyring
 from vstor.model.sessions import Sessions
+from vstor.model.slow import Slow
 from vstor.model.state import State
 from vstor.model.step import Parked, Step
 from vstor.model.tracker import Tracker
@@ -77,6 +78,7 @@ class Core:
         self.repairs = Repairs()
         self.damage = Damage()
         self.balance = Balance(state.servers)
+        self.slow = Slow()
         self.restored = Restored(state)
         self.lost: deque[tuple[int, int]] = deque()  # (chunk id, cs id): a replica in the map that is not there
         self.lower: deque[tuple[int, int]] = deque()  # ... that missed an OrderSetVersion
@@ -227,6 +229,7 @@ class Core:
             return self._finish(s)
         self.fences.tick(s)
         self.tracker.tick(now_ms)
+        self.slow.tick(s)
         self.damage.tick(s)
         self.recovery.tick(s)
         self.balance.tick(s)

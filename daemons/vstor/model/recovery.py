@@ -199,8 +199,10 @@ class Recovery:
         return True
 
     def _choose_source(self, s: Step, chunk_id: int, able: list[int]) -> int:
-        """Whole disks before failing ones, idle before busy."""
-        failing = {r: (s.core.damage.blocks(chunk_id, [r]), s.core.admin_of(r) == "failed") for r in able}
+        """Whole disks before failing ones, these before ill ones, idle before busy."""
+        failing = {
+            r: (s.core.damage.blocks(chunk_id, [r]), s.core.admin_of(r) == "failed", r in s.core.slow.ill) for r in able
+        }
         return min(able, key=lambda r: (failing[r], self._load[r], r))
 
     def move(self, s: Step, ino: int, index: int, chunk: Chunk, target: int) -> None:

@@ -135,6 +135,8 @@ def _server(s: Step, cs_id: int) -> dict[str, Any]:
         state = record.admin
     elif record.admin == "failed":
         state = "failed"
+    elif state == ACTIVE and cs_id in s.core.slow.ill:
+        state = "ill"
     return {
         "id": cs_id,
         "state": state,

@@ -189,6 +189,21 @@ def test_a_corrupt_block_is_read_elsewhere_and_reported(mds: MiniMds) -> None:
     assert (event.chunk_id, event.version, event.error) == (chunk.chunk_id, 1, ErrorCode.CORRUPT)
 
 
+def test_reads_keep_away_from_a_slow_disk(mds: MiniMds) -> None:
+    file = mds.new_file()
+    file.io(WRITE, 0, 40_960, noise(40_960))
+    slow = mds.servers[mds.inodes[1].chunks[0].replicas[0]]
+    asked: list[int] = []
+    slow.faults.on_request = lambda frame: asked.append(frame.type)
+    for _ in range(9):
+        read(file, 0, 4096)
+    assert len(asked) == 3, "equal ones take turns"
+    slow.faults.delay_s = 0.3
+    for _ in range(60):
+        assert read(file, 4096, 4096) == noise(40_960)[4096:8192]
+    assert len(asked) <= 6
+
+
 def test_corrupt_everywhere_is_an_error(mds: MiniMds) -> None:
     file = mds.new_file()
     file.io(WRITE, 0, 8192, noise(8192))
