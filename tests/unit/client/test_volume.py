@@ -12,6 +12,7 @@ from vstor.client import files
 from vstor.client.volume import Volume
 from vstor.codes_gen import ErrorCode
 from vstor.errors import VstorError
+from vstor.model.outcome import Outcome
 from vstor.proto import messages as m
 from vstor.proto.messages import CACHE, EXCLUSIVE, NONE, ROOT_INO, SHARED
 
@@ -448,6 +449,20 @@ async def test_a_recall_leaves_nothing_unsynced_behind(world: World) -> None:
     assert file.unsynced()
     await b.files.open(ino, os.O_RDONLY)
     assert not file.unsynced(), "others get the file only when it is on stable storage"
+
+
+async def test_a_recall_does_not_wait_for_a_write_that_the_lease_is_gone_for(world: World) -> None:
+    """The write waits for a map, which the MDS gives to holders only, the recall for the write: one of them has to let go."""
+    a = await world.client()
+    ino, _ = await make(a, b"f", b"x")
+    inode = a.table.need(ino)
+    world.mds.core.leases.lower(a.session.id, ino, NONE, Outcome())
+    writing = asyncio.create_task(a.files.write(ino, 1 << 30, bytearray(b"y")))
+    await world.until(lambda: any(isinstance(body, m.GetMap) and body.index for body in world.mds.seen))
+    a.leases.push(m.Recall(ino, NONE, 999))
+    async with asyncio.timeout(10):
+        await writing
+        await a.leases.recall_finished(inode)
 
 
 async def test_fsync_says_once_what_was_lost_with_the_session(world: World) -> None:
