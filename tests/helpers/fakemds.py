@@ -244,6 +244,7 @@ class FakeRpc:
         deadline_s: float | None = None,
         retry: bool = True,
         on_id: Callable[[int], None] | None = None,
+        again: frozenset[ErrorCode] = frozenset(),
     ) -> m.ReplyBody:
         request_id = self._next_id
         self._next_id += 1
@@ -259,8 +260,11 @@ class FakeRpc:
                     try:
                         return await self.conn.send(request_id, self._ack(), body)
                     except VstorError as exc:
-                        if exc.code != ErrorCode.DISCONNECTED or not retry:
+                        if (exc.code != ErrorCode.DISCONNECTED and exc.code not in again) or not retry:
                             raise
+                        if self.conn is not None and exc.code in again:
+                            conn, self.conn = self.conn, None
+                            conn.close()
         except TimeoutError as exc:
             raise VstorError(ErrorCode.TIMED_OUT) from exc
         finally:

@@ -31,7 +31,6 @@ class Op:
     call: float
     ret: float | None = None
     error: str = ""
-    doubtful: bool = False  # the session was lost meanwhile, so that the error may be that of the repetition
 
     def __str__(self) -> str:
         end = "..." if self.ret is None else f"{self.ret:.4f}"
@@ -134,7 +133,7 @@ class History:
             Operation(
                 o.call,
                 math.inf if o.ret is None else o.ret,
-                (o.kind, o.key, None if o.ret is None or o.doubtful else o.value),
+                (o.kind, o.key, None if o.ret is None else o.value),
                 o.who,
             )
             for o in self.ops

@@ -49,13 +49,11 @@ class Worker:
         self._note_session()
         op = world.history.begin(self.client.name, self.client, kind, key, value, world.now)
         self.busy = str(op)
-        sessions = self.client.volume.session.sessions
         try:
             result = await work
         except (VstorError, OSError) as exc:
             op.error = exc.code.name if isinstance(exc, VstorError) else str(exc.strerror)
             result = None
-            op.doubtful = kind != "lookup" and self.client.volume.session.sessions != sessions
         self._note_session()
         op.ret = world.now
         self.busy = ""

@@ -200,12 +200,12 @@ class World:
         if self.etcd.committed_epochs and epoch < self.etcd.committed_epochs[-1]:
             self.violate("R4", f"a transaction of epoch {epoch} after one of {self.etcd.committed_epochs[-1]}")
         self.etcd.committed_epochs.append(epoch)
-        ended = [keys.split_id(k) for k, v in mutations if k[:1] == keys.SESSION and v is None]
+        sessions = set(self.committed.sessions)
         for key, value in mutations:
             if key[:1] == keys.EXTENT and value is not None:
                 self._check_extent(key, value)
         self.committed.apply(mutations)
-        for session_id in ended:
+        for session_id in sorted(sessions - set(self.committed.sessions)):
             self._session_ended(session_id)
 
     def _check_extent(self, key: bytes, value: bytes) -> None:

@@ -115,11 +115,13 @@ class Files:
         """Make and open a regular file; without O_EXCL an existing one is opened."""
         exclusive = bool(flags & os.O_EXCL)
         request = m.Create(parent, name, stat.S_IFREG | stat.S_IMODE(mode), uid, gid, exclusive=exclusive, open=True)
+        session = self.session.sessions
         reply = await self.session.call(request)
+        sure = self.session.sessions == session  # else it may be of long ago (model/sessions.py)
         inode = self.table.need(reply.attr.ino)
         handle = self.table.add_handle(inode, flags, is_writable(flags))
         self.opened(inode, reply, False)
-        self.table.add_entry(parent, name, inode.ino)
+        self.table.changed_entry(parent, name, inode.ino, sure=sure)
         if flags & os.O_TRUNC and not reply.created:
             await self.truncate(inode.ino, 0)
         return inode, handle
@@ -331,27 +333,34 @@ class Files:
                     "commit failed, tried again ino=%s code=%s reason=%s", inode.ino, exc.code.name, exc.message
                 )
 
-    async def close_all(self) -> None:
+    async def close_all(self, flush_s: float = FLUSH_S_MAX) -> None:
         """Before the session is closed: everything acknowledged is synced and committed, and the write leases are given back.
 
         A lease that ended with the session instead would make the MDS compare the replicas of the file.  A cluster that does not
-        answer is waited for, but not for ever: it is said in the log what may be lost.
+        answer is waited for, flush_s and RELEASE_S_MAX at most: what may be lost then is said in the log, file by file.
         """
         inodes = [i for i in self.table.inodes.values() if i.file is not None and i.lease == EXCLUSIVE]
-        await self._each(inodes, self._flush_last, FLUSH_S_MAX, "not flushed, what was not synced may be lost")
+        for inode in inodes:
+            inode.pages = False  # nobody reads the kernel's cache any more
+            collect(inode)
+        dirty = [i for i in inodes if i.pending.any or i.telling is not None or i.file.unsynced()]
+        await self._each(dirty, self._flush_last, flush_s, "not flushed, what was not synced may be lost")
         await self._each(inodes, self._release_last, RELEASE_S_MAX, "write lease not given back")
 
     async def _each(
         self, inodes: list[Inode], work: Callable[[Inode], Awaitable[None]], limit_s: float, failure: str
     ) -> None:
-        left = set(inodes)
+        left = dict.fromkeys(inodes)
+
+        def complain(inode: Inode, reason: object) -> None:
+            log.error("%s file=%s ino=%s reason=%s", failure, self.table.describe(inode.ino), inode.ino, reason)
 
         async def one(inode: Inode) -> None:
             try:
                 await work(inode)
-                left.discard(inode)
             except (VstorError, OSError) as exc:
-                log.error("%s ino=%s reason=%s", failure, inode.ino, exc)
+                complain(inode, exc)
+            del left[inode]
 
         try:
             async with asyncio.timeout(limit_s):
@@ -359,11 +368,9 @@ class Files:
                     await asyncio.gather(*map(one, inodes[start : start + CLOSE_TOGETHER]))
         except TimeoutError:
             for inode in left:
-                log.error("%s ino=%s reason=no answer of the cluster", failure, inode.ino)
+                complain(inode, "no answer of the cluster")
 
     async def _flush_last(self, inode: Inode) -> None:
-        inode.pages = False  # nobody reads the kernel's cache any more
-        collect(inode)
         if inode.file is None:
             return  # closed since it was listed, and synced by that
         await self.engine.io(inode.file, cl.IO_SYNC, 0, 0, None)

@@ -26,6 +26,7 @@ from vstor.proto.messages import CACHE, EXCLUSIVE, NONE, ROOT_INO, SHARED, Attr
 
 ENTRIES_MAX = 200_000  # names remembered, positive and negative
 IDLE_FILES_MAX = 4096  # files kept open at the MDS and leased without a handle
+DEPTH_SHOWN_MAX = 100  # directories of a path in a message
 IDLE_ATTRS_MAX = 100_000  # inodes remembered that the kernel has forgotten
 
 
@@ -75,6 +76,7 @@ class Inode:
     telling: what a Commit or LeaseRelease under way says; no reply that comes before its answer knows of it.
     tenure: counts what the MDS granted. Maps belong to one: the MDS keeps track of the chunks it gave maps of under the present grant only.
     opened: how many opens of ours the MDS counts; more than one only when Create met an existing file.
+    known_as: directory and name by which it was last looked up, for people; it may be another by now.
     """
 
     ino: int
@@ -101,6 +103,7 @@ class Inode:
     pages: bool = False  # the kernel may hold pages of it
     resizing: int | None = None  # the size that is being set: after it the size of before would count as growth
     negotiating: int = NONE  # the mode a task acquires for parked requests
+    known_as: tuple[int, bytes] | None = None
 
     @contextlib.contextmanager
     def tell(self) -> Iterator[Pending]:
@@ -180,6 +183,19 @@ class InodeTable:
         self._next_fh = 1
 
     # --- inodes
+
+    def describe(self, ino: int) -> str:
+        """A path below the mount point, as last known, for people; what is not known of it is a number to be found with find -inum."""
+        parts: list[str] = []
+        at = ino
+        while at != ROOT_INO and len(parts) < DEPTH_SHOWN_MAX:
+            inode = self.inodes.get(at)
+            if inode is None or inode.known_as is None:
+                parts.append(f"<inode {at}>")
+                break
+            at, name = inode.known_as
+            parts.append(name.decode(errors="backslashreplace"))
+        return "/".join(reversed(parts)) or "."
 
     def get(self, ino: int) -> Inode | None:
         return self.inodes.get(ino)
@@ -325,6 +341,13 @@ class InodeTable:
             (old_parent, old_name), _ = self._entries.popitem(last=False)
             self.kept.drop_name(old_parent, old_name)
             self._discard(old_parent, old_name)
+
+    def changed_entry(self, parent: int, name: bytes, ino: int, *, sure: bool) -> None:
+        """After a change of ours. sure: in the session that is open now; else the answer may be older than what is known, and nothing is known."""
+        if sure:
+            self.add_entry(parent, name, ino)
+        else:
+            self.drop_entry(parent, name)
 
     def drop_entry(self, parent: int, name: bytes) -> None:
         if self._entries.pop((parent, name), None) is not None:

@@ -6,6 +6,8 @@ because the MDS invalidates only other sessions.
 
 from __future__ import annotations
 
+from typing import Any
+
 from vstor.client.files import Files
 from vstor.client.inodes import Handle, Inode, InodeTable
 from vstor.client.leases import Leases, collect
@@ -100,10 +102,19 @@ class Names:
         check_name(request.name)
         if len(request.target) > m.SYMLINK_BYTES_MAX:
             raise VstorError(ErrorCode.NAME_TOO_LONG, f"a symbolic link may have {m.SYMLINK_BYTES_MAX} bytes")
-        reply = await self.session.call(request)
+        reply, sure = await self._change(request)
         self._touched(request.parent)
-        self.table.add_entry(request.parent, request.name, reply.attr.ino)
+        self.table.changed_entry(request.parent, request.name, reply.attr.ino, sure=sure)
         return self.table.learn(reply.attr)
+
+    async def _change(self, request: m.RequestBody) -> tuple[Any, bool]:
+        """The reply, and whether it is of the session that is open now. One that outlived its session may be of a change done long ago."""
+        session = self.session.sessions
+        reply = await self.session.call(request)
+        sure = self.session.sessions == session
+        if isinstance(reply, m.EntryReply) and not sure:
+            reply.attr.cacheable = False
+        return reply, sure
 
     async def create(self, parent: int, name: bytes, mode: int, uid: int, gid: int, flags: int) -> tuple[Inode, Handle]:
         """Make and open a file; without O_EXCL an existing one is opened."""
@@ -114,18 +125,18 @@ class Names:
 
     async def link(self, ino: int, parent: int, name: bytes) -> Inode:
         check_name(name)
-        reply = await self.session.call(m.Link(ino, parent, name))
+        reply, sure = await self._change(m.Link(ino, parent, name))
         self._touched(parent)
-        self.table.add_entry(parent, name, ino)
+        self.table.changed_entry(parent, name, ino, sure=sure)
         return self.table.learn(reply.attr)
 
     async def unlink(self, parent: int, name: bytes, *, directory: bool = False) -> None:
         """Remove a name. A file that nobody has open any more is let go, so that the MDS can delete it."""
         check_name(name)
         ino = await self._behind(parent, name)
-        await self.session.call(m.Rmdir(parent, name) if directory else m.Unlink(parent, name))
+        _, sure = await self._change(m.Rmdir(parent, name) if directory else m.Unlink(parent, name))
         self._touched(parent)
-        self.table.add_entry(parent, name, 0)
+        self.table.changed_entry(parent, name, 0, sure=sure)
         self._one_link_less(ino, directory)
 
     async def _behind(self, parent: int, name: bytes) -> int | None:
@@ -173,6 +184,8 @@ class Names:
             inode = self.table.get(ino) if ino else None
             if inode is not None:
                 self.table.invalidate(inode)  # ctime
+        if moved and moved in self.table.inodes:
+            self.table.inodes[moved].known_as = (new_parent, new_name)
         if not flags & 2 and replaced and replaced != moved:
             self._one_link_less(replaced, False)
 

@@ -21,6 +21,8 @@ from vstor.proto import messages as m
 log = logging.getLogger(__name__)
 
 RENEW_S_MIN = 0.05
+NEVER: frozenset[ErrorCode] = frozenset()
+REPLACED = frozenset({ErrorCode.NO_SESSION})
 
 
 class Rpc(Protocol):
@@ -33,6 +35,7 @@ class Rpc(Protocol):
         deadline_s: float | None = None,
         retry: bool = True,
         on_id: Callable[[int], None] | None = None,
+        again: frozenset[ErrorCode] = frozenset(),
     ) -> m.ReplyBody: ...
     async def wait_connected(self, deadline_s: float | None = None) -> None: ...
     def reconnect(self) -> None: ...
@@ -116,20 +119,12 @@ class Session:
     ) -> Any:
         """Ask the MDS, for ever by default (R10). A session found dead is replaced and the request sent again.
 
+        It keeps its id then, by which the MDS knows whether it was done under the session before (model/sessions.py).
         on_id: told the id of the request, for LockCancel.
         Raises: VstorError as the MDS says. Returns in the loop step in which the reply came.
         """
-        while True:
-            before = self.sessions
-            try:
-                return await self.rpc.call(body, deadline_s=deadline_s, on_id=on_id)
-            except VstorError as exc:
-                if exc.code != ErrorCode.NO_SESSION or self._closing:
-                    raise
-            if self.sessions == before:
-                self.rpc.reconnect()
-                await asyncio.sleep(0.02)
-            await self.rpc.wait_connected()
+        again = NEVER if self._closing else REPLACED
+        return await self.rpc.call(body, deadline_s=deadline_s, on_id=on_id, again=again)
 
     async def call_bound(self, body: m.RequestBody) -> Any:
         """As `call`, for what means something in this session only: never sent again under the next one, where the chunks it speaks of may be others.
@@ -170,7 +165,7 @@ class Session:
                 if exc.code != ErrorCode.NO_SESSION:
                     raise
             log.warning("session lost, all leases are gone session=%s", self.id)
-            self.id = 0
+            self._who.former, self.id = self.id, 0
             self._end_validity()
             self._lost.set_result(None)
             self._lost = asyncio.get_running_loop().create_future()

@@ -14,7 +14,7 @@ from vstor.model.balance import Balance
 from vstor.model.chunkservers import Servers
 from vstor.model.config import Config
 from vstor.model.damage import Damage
-from vstor.model.dispatch import GRACE_FREE, HANDLERS, MEMO, PERSIST, ROLES
+from vstor.model.dispatch import GRACE_FREE, HANDLERS, MEMO, NAMES, PERSIST, ROLES
 from vstor.model.fences import Fences
 from vstor.model.files import policy
 from vstor.model.garbage import Garbage
@@ -163,6 +163,8 @@ class Core:
             raise VstorError(ErrorCode.LIMIT, "too many changes whose outcome the client has not acknowledged")
         s.ack = ack
         stored = record.results.get(s.request_id)
+        if stored is None and type(body) in NAMES:
+            stored = record.former.get(s.request_id)
         return None if stored is None else self._revive(s, body, _decode(stored))
 
     def _revive(self, s: Step, body: RequestBody, reply: ReplyBody) -> ReplyBody:
@@ -190,6 +192,7 @@ class Core:
             reply = msgspec.structs.replace(reply, chunks=[], servers=[])
         record = s.tx.session(s.session_id)
         record.results = {n: r for n, r in record.results.items() if n > s.ack}
+        record.former = {n: r for n, r in record.former.items() if n > s.ack}
         record.results[s.request_id] = _encode(reply)
 
     def _keep_for_later(self, out: Outcome) -> None:

@@ -80,6 +80,8 @@ ROLES: dict[type, tuple[str, ...]] = {
 PERSIST = frozenset({
     m.SetAttr, m.Create, m.Link, m.Unlink, m.Rmdir, m.Rename, m.SetXattr, m.RemoveXattr, m.Commit, m.LeaseRelease, m.Open,
 })  # fmt: skip
+# Of these also the outcomes under a former session count.
+NAMES = frozenset({m.Create, m.Link, m.Unlink, m.Rmdir, m.Rename, m.SetXattr, m.RemoveXattr})
 # Counts in the leader's memory: a repeated request must not count twice.
 MEMO = frozenset({m.Open, m.Close, m.Create})
 

@@ -69,7 +69,10 @@ class Orphan(Record):
 
 
 class Session(Record):
-    """A client's session. results: request id -> encoded reply of changes the client has not acknowledged yet."""
+    """A client's session. results: request id -> encoded reply of changes the client has not acknowledged yet.
+
+    ended_ms: it is over; the record is kept for what the client's next session takes over as `former` (sessions.py).
+    """
 
     session_id: int
     name: str
@@ -78,6 +81,8 @@ class Session(Record):
     hostname: str
     opened_ms: int
     results: dict[int, bytes] = {}
+    ended_ms: int = 0
+    former: dict[int, bytes] = {}
 
 
 class Cs(Record):

@@ -36,7 +36,9 @@ def mutations(state: State, now_ms: int) -> list[tuple[bytes, bytes | None]]:
     cluster = state.cluster
     if cluster is None:
         raise VstorError(ErrorCode.DAMAGED, "the backup holds no cluster")
-    out: list[tuple[bytes, bytes | None]] = [(keys.session(session_id), None) for session_id in state.sessions]
+    out: list[tuple[bytes, bytes | None]] = [
+        (keys.session(session_id), None) for session_id in (*state.sessions, *state.ended)
+    ]
     counters = {name: limit + ID_JUMPS[name] for name, limit in state.counters.items()}
     out += [(keys.named(keys.COUNTER, name), encode(Counter(limit))) for name, limit in counters.items()]
     record = Cluster(

@@ -1,8 +1,16 @@
-"""Client sessions: opening, renewal, resumption after a failover, and what their end means."""
+"""Client sessions: opening, renewal, resumption after a failover, and what their end means.
+
+DESIGN: a change whose answer was lost is repeated by the client with the same request id, also after its session has ended for want of
+renewals.  So a session that expires leaves the outcomes that were not acknowledged (State.ended), and the next session of that client takes
+them over for changes of names (dispatch.NAMES): one that was done is not refused because it was done.  Changes of files are not among them: what
+the client makes of their answers holds only while it has the lease under which it asked; they are done again, which is the same.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+import msgspec
 
 from vstor.codes_gen import ErrorCode
 from vstor.errors import VstorError
@@ -25,6 +33,8 @@ from vstor.proto.messages import (
 
 ORPHANS_PER_TICK = 64
 NAME_CHARS_MAX = 4096
+ENDED_MAX = 10_000  # sessions that left outcomes behind
+ENDED_MS_MAX = 24 * 3_600_000  # a client cut off for longer may be told that what it did exists already
 
 
 @dataclass(slots=True)
@@ -93,6 +103,9 @@ def session_open(s: Step, body: SessionOpen) -> SessionReply:
     record = Session(
         session_id, body.name[:NAME_CHARS_MAX], body.pid, s.ctx.host_id or body.host_id, body.hostname, s.now_ms
     )
+    former = s.state.ended.get(body.former)
+    if former is not None and (former.host_id, former.pid) == (record.host_id, record.pid):
+        record.former = {**former.former, **former.results}  # the former record stays: this reply may be lost, too
     s.tx.put_session(session_id, record)
     s.core.sessions.add(session_id, s.ctx.conn_id, s.now_ms)
     return _reply(s, session_id)
@@ -155,9 +168,10 @@ def session_close(s: Step, body: SessionClose) -> Ok:
     return Ok()
 
 
-def end(s: Step, session_id: int) -> None:
-    """End a session: leases (files it was writing are fenced), locks, opens."""
+def end(s: Step, session_id: int, *, expired: bool = False) -> None:
+    """End a session: leases (files it was writing are fenced), locks, opens. expired: its client may come back and ask again."""
     core = s.core
+    record = s.state.sessions[session_id]
     core.sessions.remove(s, session_id)
     for ino in set(s.state.writers.get(session_id, ())) | set(core.leases.held.get(session_id, ())):
         leaseops.drop_writer(s, session_id, ino)
@@ -165,7 +179,10 @@ def end(s: Step, session_id: int) -> None:
     core.locks.end_session(session_id, s.out)
     opened = list(core.opens.by_session.get(session_id, ()))
     core.opens.end_session(session_id)
-    s.tx.put_session(session_id, None)
+    left = None
+    if expired and (record.results or record.former):
+        left = msgspec.structs.replace(record, ended_ms=s.now_ms)
+    s.tx.put_session(session_id, left)
     s.out.unbind_session.append(session_id)
     core.memo.pop(session_id, None)
     for ino in opened[:ORPHANS_PER_TICK]:
@@ -186,8 +203,11 @@ def tick(s: Step) -> None:
             record = s.state.sessions.get(session_id)
             name = f"{record.name} on {record.hostname}" if record else str(session_id)
             s.event("warn", f"The session of client {name} expired")
-            end(s, session_id)
+            end(s, session_id, expired=True)
             return  # one a tick keeps the commit small; the next tick comes soon
+    oldest = next(iter(s.state.ended.values()), None)
+    if oldest is not None and (len(s.state.ended) > ENDED_MAX or s.now_ms - oldest.ended_ms >= ENDED_MS_MAX):
+        s.tx.put_session(oldest.session_id, None)
     if s.core.sessions.in_grace:
         return
     idle = (ino for ino in s.state.orphans if not s.core.opens.by_ino.get(ino))

@@ -48,6 +48,7 @@ class State:
         self.xattrs: dict[int, dict[bytes, bytes]] = {}
         self.orphans: dict[int, Orphan] = {}
         self.sessions: dict[int, Session] = {}
+        self.ended: dict[int, Session] = {}  # sessions that are over, with outcomes the client may not know
         self.servers: dict[int, Cs] = {}
         # derived
         self.chunk_home: dict[int, int] = {}  # chunk id -> ino << 32 | index
@@ -208,10 +209,11 @@ class State:
             self.orphans[keys.split_id(key)] = decode(Orphan, value)
 
     def _session(self, key: bytes, value: bytes | None) -> None:
-        if value is None:
-            self.sessions.pop(keys.split_id(key), None)
-        else:
-            self.sessions[keys.split_id(key)] = decode(Session, value)
+        session_id, record = keys.split_id(key), None if value is None else decode(Session, value)
+        self.sessions.pop(session_id, None)
+        self.ended.pop(session_id, None)
+        if record is not None:
+            (self.ended if record.ended_ms else self.sessions)[session_id] = record
 
     def _server(self, key: bytes, value: bytes | None) -> None:
         if value is None:

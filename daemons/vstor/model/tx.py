@@ -157,7 +157,9 @@ class Tx:
         stored = None if session_id in self._sessions else self.state.sessions.get(session_id)
         if stored is None:
             raise VstorError(ErrorCode.NO_SESSION)
-        copy = self._sessions[session_id] = msgspec.structs.replace(stored, results=dict(stored.results))
+        copy = self._sessions[session_id] = msgspec.structs.replace(
+            stored, results=dict(stored.results)
+        )  # former is replaced as a whole
         return copy
 
     def put_session(self, session_id: int, record: Session | None) -> None:

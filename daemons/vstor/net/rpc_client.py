@@ -105,6 +105,7 @@ class MdsClient:
         deadline_s: float | None = None,
         retry: bool = True,
         on_id: Callable[[int], None] | None = None,
+        again: frozenset[ErrorCode] = frozenset(),
     ) -> m.ReplyBody:
         """Send to the leader and wait for the answer.
 
@@ -112,6 +113,7 @@ class MdsClient:
             deadline_s: None waits for ever.
             retry: after a lost connection or a transient refusal, send again with the same id until the deadline.
             on_id: told the id of the request (for LockCancel).
+            again: refusals after which on_connect is to run again on a new connection, and the request to go out again with the same id.
         Raises: VstorError by the Failure's code; TIMED_OUT or UNREACHABLE at the deadline (the request may have been done);
             DISCONNECTED without `retry`.
         """
@@ -126,7 +128,7 @@ class MdsClient:
         self._calls += 1
         try:
             async with asyncio.timeout(deadline_s):
-                return await self._call(request_id, body, retry)
+                return await self._call(request_id, body, retry, again)
         except TimeoutError as exc:
             raise self._deadline_error(deadline_s) from exc
         finally:
@@ -181,19 +183,21 @@ class MdsClient:
         # Every id below the oldest live one is finished.
         return m.Request(request_id, body, next(iter(self._live), self._next_id) - 1)
 
-    async def _call(self, request_id: int, body: m.RequestBody, retry: bool) -> m.ReplyBody:
+    async def _call(
+        self, request_id: int, body: m.RequestBody, retry: bool, again: frozenset[ErrorCode]
+    ) -> m.ReplyBody:
         backoff_s = BACKOFF_S_MIN
         while True:
             conn = await self._wait_ready()
             try:
                 return await conn.send(self._request(request_id, body))
             except VstorError as exc:
-                if exc.code == ErrorCode.NOT_LEADER:
+                if exc.code == ErrorCode.NOT_LEADER or exc.code in again:
                     conn.abort()
                 self._refused = self._refused or exc.code == ErrorCode.META_UNAVAILABLE
-                if not retry or exc.code not in TRANSIENT:
+                if not retry or exc.code not in TRANSIENT | again:
                     raise
-                if exc.code in (ErrorCode.DISCONNECTED, ErrorCode.NOT_LEADER):
+                if exc.code in (ErrorCode.DISCONNECTED, ErrorCode.NOT_LEADER) or exc.code in again:
                     if self._conn is conn:
                         self._conn = None  # _hold has not run yet
                     continue

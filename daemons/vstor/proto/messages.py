@@ -154,6 +154,7 @@ class SessionOpen(Body, tag=10):
     pid: int
     host_id: str
     hostname: str
+    former: int = 0  # the session this client lost: outcomes of its changes are known under the new one too
 
 
 class SessionReply(Body, tag=11):

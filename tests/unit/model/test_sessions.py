@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from vstor.codes_gen import ErrorCode
 from vstor.errors import VstorError
+from vstor.model import sessions
 from vstor.model.core import RESULTS_MAX
 from vstor.proto import messages as m
 
@@ -90,6 +91,65 @@ def test_results_are_pruned_by_ack_and_bounded(sim: Sim) -> None:
     assert caught.value.code == ErrorCode.LIMIT
     a.acked = a.next_id - 1
     a.call(m.Create(1, b"y", REG, 0, 0))
+
+
+def reopen(client: Client, former: int) -> None:
+    client.connect()
+    client.session_id = client.send(m.SessionOpen(client.host, 1, client.host, client.host, former)).session_id
+
+
+@pytest.mark.parametrize("failover", [False, True])
+def test_a_change_is_done_once_though_its_session_ended(sim: Sim, failover: bool) -> None:
+    a = sim.client("a")
+    a.call(m.Create(1, b"old", REG, 0, 0))
+    a.acked = a.next_id - 1
+    made = a.call(m.Create(1, b"f", REG, 0, 0, open=True))
+    create_id = a.next_id - 1
+    a.call(m.Unlink(1, b"old"))
+    unlink_id, old = a.next_id - 1, a.session_id
+    sim.run(20_000, renew=False)
+    assert old not in sim.state.sessions
+    if failover:
+        sim.failover()
+    for _ in range(2):  # the reply to the first opening was lost
+        reopen(a, old)
+    assert a.send(m.Create(1, b"f", REG, 0, 0, open=True), create_id).attr.ino == made.attr.ino
+    assert sim.core.opens.by_ino[made.attr.ino] == {a.session_id: 1}
+    assert a.send(m.Unlink(1, b"old"), unlink_id) == m.Ok()
+    with pytest.raises(VstorError) as caught:
+        a.call(m.Unlink(1, b"old"))
+    assert caught.value.code == ErrorCode.NOT_FOUND
+
+
+def test_outcomes_of_a_former_session_are_for_its_client_only_and_not_for_ever(
+    sim: Sim, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = sim.client("a"), sim.client("b")
+    a.call(m.Create(1, b"f", REG, 0, 0))
+    old = a.session_id
+    sim.run(20_000, renew=False)
+    reopen(b, old)
+    assert not sim.state.sessions[b.session_id].former
+    assert list(sim.state.ended) == [old]
+    sim.run(sessions.ENDED_MS_MAX // 1000, renew=True)
+    assert list(sim.state.ended) == [old]
+    sim.now += sessions.ENDED_MS_MAX
+    sim.step()
+    sim.step()
+    assert old not in sim.state.ended
+    monkeypatch.setattr(sessions, "ENDED_MAX", 0)
+    c = sim.client("c")
+    c.call(m.Create(1, b"g", REG, 0, 0))
+    sim.run(20_000, renew=False)
+    assert not sim.state.ended
+
+
+def test_an_orderly_end_leaves_nothing(sim: Sim) -> None:
+    a = sim.client("a")
+    a.call(m.Create(1, b"f", REG, 0, 0))
+    a.call(m.SessionClose(a.session_id))
+    assert not sim.state.ended
+    assert not sim.state.sessions
 
 
 # --- expiry and fencing -------------------------------------------------------------------------------------------
