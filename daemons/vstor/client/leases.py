@@ -345,6 +345,10 @@ class Leases:
             if inode.file is not None:
                 collect(inode)
                 if inode.untold_data or inode.file.unsynced():
+                    name = self.table.describe(inode.ino)
+                    log.error(
+                        "what was not synced is lost with the session, fsync says so file=%s ino=%s", name, inode.ino
+                    )
                     inode.note_lost()
                 inode.pending, inode.telling = type(inode.pending)(), None
                 inode.file.set_lease(0, 0)

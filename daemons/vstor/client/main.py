@@ -20,6 +20,7 @@ from vstor import __version__, daemon, logs, paths
 from vstor.client import engine_api as cl
 from vstor.client import metrics, mountpoint
 from vstor.client.fileops import FileOperations
+from vstor.client.files import FLUSH_S_MAX
 from vstor.client.kernel import FuseKernel
 from vstor.client.volume import Volume, open_volume
 from vstor.codes_gen import ErrorCode
@@ -32,9 +33,12 @@ log = logging.getLogger(__name__)
 NAME = "vstor-mount"
 CONNECT_S = 20.0
 ANSWER_S_MAX = 30.0
+STOP_S, STOP_S_MAX = int(FLUSH_S_MAX), 100  # the service manager kills after 120 s (ctl/service_files.py)
 MAX_WRITE_BYTES = 1 << 20
 MAX_BACKGROUND = 256
-DRAIN_S_MAX = 60.0
+DRAIN_S_MAX = (
+    10.0  # an unmounted file system that the kernel keeps has a copy elsewhere, in a container that was just made
+)
 UNIX_PATH_BYTES_MAX = 107
 NAMES_ENV = "VSTOR_KERNEL_NAMES"  # 0: ask for each name as kernels before 6.16 do, whatever this one can (tests)
 
@@ -53,6 +57,7 @@ class Config:
     foreground: bool
     log_file: Path | None
     log_level: str
+    stop_s: int = STOP_S  # for what was not synced, at the end
 
     @property
     def id(self) -> str:
@@ -84,7 +89,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "-o", "--options", metavar="OPTIONS", action="append", default=[],
         help="options of mount(8), and: nospace=block|error (what a full cluster does to writers, default block), timeout=SECONDS to "
-        "wait for the cluster (default 20, 0: for ever), max_background=N requests of the kernel at once",
+        "wait for the cluster (default 20, 0: for ever), stop_timeout=SECONDS to wait at the end for what was not synced (default 60, at most "
+        "100), max_background=N requests of the kernel at once",
     )  # fmt: skip
     parser.add_argument("-u", "--user", metavar="USER", help="owner shown for the root directory (name or number)")
     parser.add_argument("-g", "--group", metavar="GROUP", help="group shown for the root directory (name or number)")
@@ -160,6 +166,7 @@ def configure(args: argparse.Namespace) -> Config:
         foreground=args.foreground,
         log_file=Path(log_name).absolute() if log_name else None,
         log_level="debug" if args.verbose else args.level or "info",
+        stop_s=_number(own, "stop_timeout", STOP_S, 1, STOP_S_MAX),
     )
     os.close(mountpoint.open_fuse())
     load_identity(args.cluster)
@@ -256,12 +263,23 @@ class Mount:
             log.warning("the kernel does not let go point=%s", self.config.point)
 
     async def close(self) -> None:
-        """Flush, give back, disconnect; the mount goes if it is still there."""
+        """Flush, give back, disconnect; the mount goes if it is still there. Bounded (Files.close_all), whether the cluster answers or not."""
         if self._fd >= 0 and not self._closed.is_set() and self._is_there():
             mountpoint.umount(self.config.point, lazy=True)
-        await self.volume.close()
+        await self.volume.close(self.config.stop_s, self._cut_off)
         if self._fd >= 0:
             os.close(self._fd)
+
+    def _cut_off(self) -> None:
+        """Requests that still wait in the kernel end with ECONNABORTED.
+
+        Closing the descriptor alone does not do it: a thread that tells the kernel to drop a page (kernel.py) keeps it open, and waits for
+        the lock of that page, which a request may hold that nobody will answer.
+        """
+        if self._device is not None and not self._closed.is_set():
+            number = mountpoint.abort(self._device)
+            if number:
+                log.warning("connection not aborted point=%s reason=%s", self.config.point, os.strerror(number))
 
 
 async def serve(config: Config, told: daemon.Readiness, report: Report) -> None:

@@ -15,6 +15,10 @@ FS_TYPE = "fuse.vstor"
 SOURCE = "vstor://"
 MAX_READ_BYTES = 1 << 20
 MNT_DETACH = 2
+# The mount API of Linux 5.2 (<linux/mount.h>, <asm/unistd.h>): the same numbers on every architecture.
+SYS_FSOPEN, SYS_FSCONFIG, SYS_FSMOUNT = 430, 431, 432
+FSOPEN_CLOEXEC = FSMOUNT_CLOEXEC = 1
+FSCONFIG_CMD_CREATE = 6
 # Options of mount(8) that are flags of mount(2) (<linux/mount.h>): what to set, what to clear.
 FLAGS = {
     "ro": (1, 0), "rw": (0, 1), "nosuid": (2, 0), "suid": (0, 2), "nodev": (4, 0), "dev": (0, 4), "noexec": (8, 0), "exec": (0, 8),
@@ -51,6 +55,7 @@ OWN = {
     "max_background",
     "user", "group", "mode",  # as -u, -g, -m
     "timeout",  # seconds to wait for the cluster when mounting, 0: for ever
+    "stop_timeout",  # seconds to wait at the end for what was not synced
     "log",
 }  # fmt: skip
 
@@ -154,6 +159,38 @@ def mount(fd: int, cluster: str, point: str, flags: int) -> None:
         hint = "; the process lacks CAP_SYS_ADMIN" if number == errno.EPERM else ""
         code = ErrorCode.IN_USE if number == errno.EBUSY else ErrorCode.CONFIG
         raise VstorError(code, f"cannot mount at {point}: {os.strerror(number)}{hint}")
+
+
+def abort(device: str) -> int:
+    """End the connection of the FUSE file system with this device number ("0:57"): 0 or a positive errno. It need not be mounted any more.
+
+    As `umount -f`, for one that is detached. The control file system (fusectl) is taken unmounted, because not every container has it.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    fs = libc.syscall(SYS_FSOPEN, b"fusectl", FSOPEN_CLOEXEC)
+    if fs < 0:
+        return ctypes.get_errno()
+    try:
+        if libc.syscall(SYS_FSCONFIG, fs, FSCONFIG_CMD_CREATE, None, None, 0) < 0:
+            return ctypes.get_errno()
+        root = libc.syscall(SYS_FSMOUNT, fs, FSMOUNT_CLOEXEC, 0)
+        if root < 0:
+            return ctypes.get_errno()
+    finally:
+        os.close(fs)
+    try:
+        control = os.open(f"{device.partition(':')[2]}/abort", os.O_WRONLY | os.O_CLOEXEC, dir_fd=root)
+        try:
+            os.write(control, b"1")
+        finally:
+            os.close(control)
+    except FileNotFoundError:
+        return 0  # it has ended
+    except OSError as exc:
+        return exc.errno or errno.EIO
+    finally:
+        os.close(root)
+    return 0
 
 
 def umount(point: str, *, lazy: bool = False) -> int:

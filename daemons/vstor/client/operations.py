@@ -13,7 +13,8 @@ import logging
 import stat
 import struct
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -29,8 +30,10 @@ from vstor.proto.messages import NONE
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 Handler = Callable[[fp.FuseRequest], Awaitable[bytes]]
 REQUESTS_PER_TURN = 64
+OUTAGE_S = 5.0  # what has an answer without the cluster waits so long for it, and for the end of the session's lease
 NO_ACL = (b"system.posix_acl_access", b"system.posix_acl_default")
 XATTR_NAMESPACES = (b"user.", b"trusted.", b"security.")  # xattr(7); "system." are ACLs, which are not kept
 SETATTR_MASKS = {
@@ -93,6 +96,7 @@ class Operations:
         self.requests: dict[int, int] = {}  # by opcode, for metrics
         self.busy_ns: dict[int, int] = {}
         self.errors = 0
+        self._space: m.StatFsReply | None = None  # as last told
         self.owner: tuple[int | None, int | None, int | None] = (None, None, None)  # uid, gid, mode shown for the root
         self.interrupts: dict[int, asyncio.Event] = {}  # unique -> of requests that can be interrupted
         volume.engine.on[cl.EV_FUSE] = self._fuse_event
@@ -173,6 +177,8 @@ class Operations:
     def entry(self, parent: int, name: bytes, inode: Inode) -> bytes:
         """entry_out; the kernel gets one more reference. Same loop step as the reply of the MDS."""
         self.table.looked_up(inode)
+        if name not in (b".", b".."):
+            inode.known_as = (parent, name)
         shown = self.shown(inode)
         out = fp.entry_out(shown, self.name_valid_ms(parent, name, inode.ino), self.attr_valid_ms(inode))
         self.keep(parent, name, inode, out)
@@ -232,7 +238,24 @@ class Operations:
         return self.entry(request.nodeid, name, inode)
 
     async def getattr(self, request: fp.FuseRequest) -> bytes:
-        return self.attributes(await self.names.getattr(request.nodeid))
+        """While the cluster is down, stat(2) of the mount point answers what was last known: df and the like must not hang."""
+        root = self.table.get(m.ROOT_INO)
+        if request.nodeid != m.ROOT_INO or root is None or root.attr is None or self.names.cached(root):
+            return self.attributes(await self.names.getattr(request.nodeid))
+        await self._unless_down(self.names.getattr(m.ROOT_INO))
+        return self.attributes(root)
+
+    async def _unless_down(self, asking: Coroutine[Any, Any, T]) -> T | None:
+        """Its result, or None when the cluster has been silent for longer than a lease and for OUTAGE_S."""
+        task = asyncio.get_running_loop().create_task(asking)
+        try:
+            while not task.done():
+                await asyncio.wait({task}, timeout=OUTAGE_S)
+                if not task.done() and self.volume.session.remaining_ms() == 0:
+                    return None
+            return task.result()
+        finally:
+            task.cancel()
 
     async def setattr(self, request: fp.FuseRequest) -> bytes:
         (valid, _, _fh, size, _owner, atime, mtime, ctime, atimensec, mtimensec, ctimensec, mode, _, uid, gid, _) = (
@@ -301,7 +324,11 @@ class Operations:
         return self.entry(request.nodeid, name, await self.names.link(ino, request.nodeid, name))
 
     async def statfs(self, request: fp.FuseRequest) -> bytes:
-        reply = await self.names.stat_fs(request.nodeid)
+        """While the cluster is down: what was last known, else ETIMEDOUT."""
+        reply = await self._unless_down(self.names.stat_fs(request.nodeid))
+        self._space = reply = reply or self._space
+        if reply is None:
+            raise Errno(errno.ETIMEDOUT)
         return fp.statfs_out(reply.total_bytes, reply.free_bytes, reply.files, reply.files_free)
 
     # --- extended attributes

@@ -9,7 +9,7 @@ from typing import Any
 
 from vstor.client.datapath import DataPath
 from vstor.client.engine import Engine
-from vstor.client.files import Files
+from vstor.client.files import FLUSH_S_MAX, Files
 from vstor.client.inodes import InodeTable
 from vstor.client.kept import EngineKept, Kept
 from vstor.client.kernel import KernelCache, NoKernel
@@ -63,9 +63,13 @@ class Volume:
         self.engine.start(self.session.auth_mode, self.session.valid_until_ms)
         self.tasks.spawn(self.files.commit_forever(), "commit")
 
-    async def close(self) -> None:
-        """Flush, commit, give everything back, disconnect."""
-        await self.files.close_all()
+    async def close(self, flush_s: float = FLUSH_S_MAX, cut_off: Callable[[], None] = lambda: None) -> None:
+        """Flush, commit, give everything back, disconnect. Bounded, also when the cluster does not answer.
+
+        flush_s: for what was not synced. cut_off: called when nothing more can be saved, to end what still waits in the kernel.
+        """
+        await self.files.close_all(flush_s)
+        cut_off()
         await self.session.close()
         await self.tasks.close()
         await self.engine.close()

@@ -54,6 +54,7 @@ def test_bad_mount_points(point: Path) -> None:
         (["-o", "bogus"], "bogus"),
         (["-o", "nospace=maybe"], "nospace"),
         (["-o", "timeout=soon"], "timeout"),
+        (["-o", "stop_timeout=101"], "stop_timeout"),
         (["-o", "max_background=0"], "max_background"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import stat
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from vstor.client import engine_api as api
 from vstor.client import fuseproto as fp
+from vstor.client import operations
 from vstor.client.fileops import FileOperations
 from vstor.client.kernel import FuseKernel
 from vstor.client.volume import Volume
@@ -477,6 +479,48 @@ async def test_statfs(world: World) -> None:
     fields = fp.STATFS_OUT.unpack(await k.call(fp.Op.STATFS, 1))
     assert fields[0] >= fields[1] > 0
     assert fields[6] == m.NAME_BYTES_MAX
+
+
+async def test_the_mount_point_and_its_space_are_known_while_the_cluster_is_down(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(operations, "OUTAGE_S", 0.05)
+    k, never = await mount(world), await mount(world)
+    attr, space = (await k.getattr(1))[1], await k.call(fp.Op.STATFS, 1)
+    world.mds.down = True
+    for volume in (k.volume, never.volume):
+        monkeypatch.setattr(volume.session, "remaining_ms", lambda: 0)
+        volume.valid_until(0)
+    assert await k.getattr(1) == (0, attr)  # and the kernel may not keep it
+    assert await k.call(fp.Op.STATFS, 1) == space
+    await never.call(fp.Op.STATFS, 1, error=errno.ETIMEDOUT)
+    world.mds.down = False
+
+
+async def test_while_the_lease_lasts_the_mount_point_is_asked_for(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(operations, "OUTAGE_S", 0.001)
+    k = await mount(world)
+    await k.getattr(1)
+    k.volume.table.invalidate(k.volume.table.need(1))
+    world.mds.down = True
+    asking = asyncio.ensure_future(k.getattr(1))
+    await asyncio.sleep(0.1)
+    assert not asking.done()
+    asking.cancel()
+    world.mds.down = False
+
+
+async def test_a_file_is_described_by_its_last_name(world: World) -> None:
+    k = await mount(world)
+    directory = await mkdir(k, 1, b"d")
+    ino, _, _ = await k.create(directory, b"old")
+    body = fp.U64.pack(1) + b"old\0new\0"
+    await k.call(fp.Op.RENAME, directory, body)
+    assert k.volume.table.describe(directory) == "d"
+    assert k.volume.table.describe(ino) == "new"
+    assert k.volume.table.describe(12345) == "<inode 12345>"
 
 
 async def test_metrics_render(world: World) -> None:
