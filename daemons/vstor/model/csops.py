@@ -61,6 +61,8 @@ def register(s: Step, body: CsRegister) -> CsRegistered:
     if record.incarnation and record.incarnation != body.incarnation:
         _leave_open_chunks(s, body.cs_id, keep_minimum=False)
     was = live.activity
+    if record.incarnation and record.host_id != body.host_id:
+        s.event("info", f"CS#{body.cs_id} has moved from {record.hostname} to {body.hostname}", "CS")
     s.core.servers.register(s, body)
     _update_record(s, record, body)
     s.core.orders.resend(s, body.cs_id)
