@@ -24,6 +24,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--kinds", default=",".join(KINDS), help="faults to choose from")
+    parser.add_argument("--mds", type=int, default=1, help="metadata servers: 1, 3 or 5")
     parser.add_argument("--keep", action="store_true", help="keep the directory also when all is well")
     args = parser.parse_args()
     seed = args.seed if args.seed is not None else random.SystemRandom().randrange(1 << 31)
@@ -32,7 +33,7 @@ def main() -> int:
     isolate()
     base = Path(tempfile.mkdtemp(prefix="vstor-chaos-"))
     print(f"chaos: seed {seed}, {args.seconds:.0f} s of faults, in {base}", flush=True)
-    campaign = Campaign(base, seed, args.seconds, tuple(args.kinds.split(",")))
+    campaign = Campaign(base, seed, args.seconds, tuple(args.kinds.split(",")), args.mds)
     began = time.time()
     try:
         verdict = campaign.run()
@@ -50,7 +51,7 @@ def main() -> int:
     )
     RESULT.parent.mkdir(parents=True, exist_ok=True)
     RESULT.write_text(json.dumps({
-        "date": time.strftime("%Y-%m-%d %H:%M", time.gmtime(began)), "seed": seed, "seconds": args.seconds, "kinds": args.kinds,
+        "date": time.strftime("%Y-%m-%d %H:%M", time.gmtime(began)), "seed": seed, "seconds": args.seconds, "kinds": args.kinds, "mds": args.mds,
         "operations": verdict.operations, "files": verdict.files, "errors": verdict.errors, "longest_operation_s": round(verdict.stall_s, 1),
         "broken": verdict.problems, "undecided": verdict.undecided, "faults": campaign.nemesis.log,
     }, indent=1) + "\n")  # fmt: skip

@@ -27,8 +27,8 @@ CONFIG = {"mds.wd.offline_tout": 20_000, "cs.scrub.interval": 60_000, "cs.scrub.
 class Campaign:
     """Attributes: verdict, nemesis (its log), problems of the run itself go into the verdict too."""
 
-    def __init__(self, base: Path, seed: int, seconds: float, kinds: tuple[str, ...]) -> None:
-        self.base, self.seed, self.seconds, self.kinds = base, seed, seconds, kinds
+    def __init__(self, base: Path, seed: int, seconds: float, kinds: tuple[str, ...], mds: int = 1) -> None:
+        self.base, self.seed, self.seconds, self.kinds, self.mds = base, seed, seconds, kinds, mds
         self.cluster = Cluster(base)
         self.verdict = Verdict()
         self.nemesis = Nemesis(self.cluster, seed)
@@ -53,6 +53,8 @@ class Campaign:
 
     def _prepare(self) -> None:
         self.cluster.make(SERVERS)
+        for _ in range(self.mds - 1):
+            self.cluster.add_mds()
         self.cluster.run("set-attr", "-p", "/", f"chunk-size={STRIDE}")
         self.cluster.run("set-config", *(f"{name}={value}" for name, value in CONFIG.items()))
         for label in ("a", "b"):

@@ -58,7 +58,8 @@ def plan(seed: int, seconds: float, names: list[str], kinds: tuple[str, ...] = t
 
 
 def _bearable(running: list[Fault], target: str) -> bool:
-    """Not two faults of one process, nor of two chunk servers at a time."""
-    return all(f.target != target for f in running) and not (
-        target.startswith("cs-") and any(f.target.startswith("cs-") for f in running)
-    )
+    """Not two faults of one process, nor of two chunk servers at a time, nor of two of those that make the quorum."""
+    for group in (("cs",), ("mds", "etcd")):
+        if target.split("-")[0] in group and any(f.target.split("-")[0] in group for f in running):
+            return False
+    return all(f.target != target for f in running)
