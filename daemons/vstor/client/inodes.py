@@ -157,14 +157,6 @@ class Inode:
         return sum(h.writable for h in self.handles.values())
 
     @property
-    def direct_writers(self) -> int:
-        return sum(h.writable and h.direct for h in self.handles.values())
-
-    @property
-    def buffered(self) -> int:
-        return sum(not h.direct for h in self.handles.values())
-
-    @property
     def is_dir(self) -> bool:
         return self.attr is not None and stat.S_ISDIR(self.attr.mode)
 
