@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.cluster import ROOT
+from tests.helpers.cluster import ROOT, wait_for
 from tests.helpers.howto import HowTo
 
 PAGE = ROOT / "docs" / "howto.md"
@@ -25,6 +25,7 @@ def test_every_command_of_the_howto() -> None:
             assert "correct horse" not in output
             assert "internal error" not in output
             assert {s["state"] for s in howto.services()} == {"stopped"}
-            assert howto.pids() == []
+            # What was stopped may take a moment to leave the table of processes.
+            wait_for("every process of the page to end", lambda: not howto.pids())
         finally:
             howto.destroy()
