@@ -84,7 +84,7 @@ def power_on(lab: Lab, names: list[str]) -> None:
             for file in lab.hosts[host].disks.values():
                 disks.attach(file)
             write_disk_files(lab, host)
-            wait_until(lambda h=host: lab.port(h) not in network.links(), 30, f"the old network port of {host} goes")
+            network.unplug(lab, host)
             supervise.start(lab, host)
     _each(names, lambda h: _wait_reachable(lab, h))
 
@@ -92,7 +92,12 @@ def power_on(lab: Lab, names: list[str]) -> None:
 def power_off(lab: Lab, names: list[str]) -> None:
     """Kill hosts at once. What their disks were told to flush is on them; what only a host had in memory is lost, as at a power cut
     (this machine may still write what XFS had given to the loop device: see README.md)."""
-    _each(names, lambda h: supervise.kill_host(lab, h))
+
+    def cut(host: str) -> None:
+        network.unplug(lab, host)
+        supervise.kill_host(lab, host)
+
+    _each(names, cut)
 
 
 def shutdown(lab: Lab, names: list[str]) -> None:

@@ -41,6 +41,18 @@ def remove_bridge(lab: Lab) -> None:
             run("ip", "link", "delete", name)
 
 
+def unplug(lab: Lab, host: str) -> None:
+    """Take a host off the bridge at once: nothing that it sends any more arrives, as at a power cut. Else the kernel keeps the port of a host that was
+    killed until its connections have given up, and it could not boot again."""
+    if lab.port(host) not in links():
+        return
+    try:
+        run("ip", "link", "delete", lab.port(host))
+    except LabError:
+        if lab.port(host) in links():  # it may have gone by itself meanwhile
+            raise
+
+
 def start_proxy(lab: Lab) -> None:
     """Run tinyproxy on the bridge. It reaches the machines of this machine's apt sources and nothing else."""
     if proxy_pid(lab) is not None:

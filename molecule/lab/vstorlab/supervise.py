@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from vstorlab import base, cgroups, disks
+from vstorlab import base, cgroups, disks, network
 from vstorlab.spec import LabError
 from vstorlab.state import Lab
 from vstorlab.tools import is_program, kill, read_pid, wait_until
@@ -73,6 +73,7 @@ def main(lab: Lab, host: str) -> None:
     again = True
     while again:
         cgroups.make(own)
+        network.unplug(lab, host)
         # Read again at each boot: disks come and go.
         process = subprocess.Popen(
             command(Lab.load(lab.name), host),
