@@ -343,6 +343,7 @@ struct part {
 	uint64_t not_before_ms;
 	struct timer timer;
 	uint64_t incarnation[VST_REPLICAS_MAX]; /* at the acknowledgement */
+	uint64_t revoked; /* WRITE: of the file, when this pass began */
 };
 
 enum xfer_kind { X_GREETING, X_OPEN, X_CLOSE, X_PART, X_SYNC, X_RAW };

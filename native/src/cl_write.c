@@ -76,6 +76,7 @@ void write_start(struct part *p)
 		return;
 	part_take_map(p);
 	p->fail_seq = p->chunk->fail_seq;
+	p->revoked = p->chunk->f->revoked;
 	p->ok = p->bad = 0;
 	p->stale = p->nospace = p->again = false;
 	if (fill_table(p) < 0) {
@@ -146,11 +147,28 @@ static void first_write(struct part *p)
 	atomic_store(&c->f->untaken, true);
 }
 
+/*
+ * All replicas have it, but the lease was lost meanwhile: what the MDS makes of the chunk is not known here, so no SYNC
+ * of it would prove anything. Sent again it could undo what others have written since. It is lost as what was unsynced
+ * when the lease went: the next SYNC says so.
+ */
+static void done_too_late(struct part *p)
+{
+	if (p->req->flags & REQ_DURABLE) {
+		part_queue(p); /* was not promised yet */
+		return;
+	}
+	p->chunk->f->losses++;
+	part_done(p, 0);
+}
+
 static void pass_done(struct part *p)
 {
 	struct chunk *c = p->chunk;
 
-	if (p->ok == (1u << p->map->n) - 1) {
+	if (p->ok == (1u << p->map->n) - 1 && p->revoked != c->f->revoked) {
+		done_too_late(p);
+	} else if (p->ok == (1u << p->map->n) - 1) {
 		if (!(p->req->flags & REQ_DURABLE))
 			remember_unsynced(p);
 		first_write(p);

@@ -573,8 +573,13 @@ class File:
     def _write(self, request: Request, chunk: Chunk) -> None:
         index = self._index(request)
         value = int.from_bytes(bytes(request.buf), "little") if request.op == cl.IO_WRITE else 0
+        revoked = self.revoked
 
         def finish(known: Map, replies: dict[int, tuple[int, int]]) -> None:
+            if all(status == 0 for status, _ in replies.values()) and revoked != self.revoked:
+                self.note_lost()  # the lease was lost meanwhile: no sync would prove anything
+                self._done(request)
+                return
             if all(status == 0 for status, _ in replies.values()):
                 self.ack_seq += 1
                 chunk.ack_seq, chunk.dirty = self.ack_seq, True

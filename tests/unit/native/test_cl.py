@@ -553,6 +553,48 @@ def test_lowering_drains_what_runs(mds: MiniMds) -> None:
     assert all(blocks for blocks in synced(mds, 1, 0))
 
 
+@pytest.mark.parametrize("flags", [0, DURABLE])
+def test_a_write_that_ends_after_the_lease_was_lost(flags: int) -> None:
+    """Its chunk may be made equal to another replica, or be replaced: a sync under the next lease would prove nothing."""
+    with cluster(io_timeout_ms=20_000) as mds:
+        file = mds.new_file()
+        file.io(WRITE, 0, 4096, noise(4096))
+        file.io(SYNC, 0, 0)
+        arrived = threading.Semaphore(0)
+        before = [len(cs.requests) for cs in mds.servers.values()]
+
+        def hold(frame: Any) -> bool:
+            if frame.type == FrameType.WRITE:
+                arrived.release()
+            return frame.type == FrameType.WRITE  # type: ignore[no-any-return]
+
+        for cs in mds.servers.values():
+            cs.faults.hold = hold
+        cookie = mds.submit(file, WRITE, 4096, 4096, noise(4096, 2), flags)
+        for _ in mds.servers:
+            assert arrived.acquire(timeout=20)
+        file.set_lease(NONE, 0)
+        file.drop_chunks(0)
+        file.set_lease(EXCLUSIVE, 0)
+        for cs in mds.servers.values():
+            cs.release()
+        if flags & DURABLE:
+            mds.wait_event(lib.VST_EV_NEED_LEASE)
+            file.set_lease(EXCLUSIVE, 0)
+        assert mds.result(cookie) == 4096
+        sent = [
+            sum(kind == FrameType.WRITE for kind, _chunk, _version in cs.requests[n:])
+            for cs, n in zip(mds.servers.values(), before, strict=True)
+        ]
+        if flags & DURABLE:
+            assert sent == [2, 2, 2], "it was not promised yet: once more, under the next lease"
+        else:
+            assert sent == [1, 1, 1], "what others have written since is not undone"
+            with pytest.raises(OSError, match="Input/output"):
+                file.io(SYNC, 0, 0)
+        file.io(SYNC, 0, 0)
+
+
 def test_drained_comes_after_every_answer(mds: MiniMds) -> None:
     """A recall goes on at DRAINED: who is told of a write only after that would see another client's data as older than its own."""
     file = mds.new_file()
