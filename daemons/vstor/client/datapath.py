@@ -233,6 +233,11 @@ class DataPath:
         if inode.file is not None:
             inode.file.committed(cookie, error)
 
+    def uncommitted(self, inode: Inode) -> bool:
+        """There is something to tell the MDS."""
+        collect(inode)
+        return inode.pending.any or inode.telling is not None
+
     async def commit(self, inode: Inode) -> None:
         """Size, mtime and first-written chunks of a file we write are committed at the MDS on return. Raises VstorError."""
         async with inode.commit_lock:

@@ -29,6 +29,8 @@ from vstor.stamps import later
 log = logging.getLogger(__name__)
 
 COMMIT_EVERY_S = 5.0
+COMMIT_SOON_S = 0.05  # files that were closed meanwhile are committed together
+PRIVILEGES = b"security.capability"
 SIZE_MAX = (1 << 63) - 1
 TRUNCATE_ATTEMPTS_MAX = 100
 CLOSE_TOGETHER = 64
@@ -56,6 +58,8 @@ class Files:
             data,
             tasks,
         )
+        self._closed: dict[int, Inode] = {}  # written, to be committed soon
+        self._data_expected = True  # the last file that was made and closed had content
         leases.on_idle_invalid = self.let_go_if_deleted
 
     # --- opening
@@ -114,13 +118,27 @@ class Files:
     async def create(self, parent: int, name: bytes, mode: int, uid: int, gid: int, flags: int) -> tuple[Inode, Handle]:
         """Make and open a regular file; without O_EXCL an existing one is opened."""
         exclusive = bool(flags & os.O_EXCL)
-        request = m.Create(parent, name, stat.S_IFREG | stat.S_IMODE(mode), uid, gid, exclusive=exclusive, open=True)
-        session = self.session.sessions
+        first_chunk = is_writable(flags) and self._data_expected
+        request = m.Create(
+            parent,
+            name,
+            stat.S_IFREG | stat.S_IMODE(mode),
+            uid,
+            gid,
+            exclusive=exclusive,
+            open=True,
+            first_chunk=first_chunk,
+        )
+        session, connection = self.session.sessions, self.session.connections
         reply = await self.session.call(request)
         sure = self.session.sessions == session  # else it may be of long ago (model/sessions.py)
+        self.table.changed_dir(parent, reply.parent)
         inode = self.table.need(reply.attr.ino)
         handle = self.table.add_handle(inode, flags, is_writable(flags))
+        handle.made = reply.created
         self.opened(inode, reply, False)
+        if reply.created and inode.attr_valid and self.session.connections == connection:
+            inode.xattrs[PRIVILEGES] = None  # the first write asks for it
         self.table.changed_entry(parent, name, inode.ino, sure=sure)
         if flags & os.O_TRUNC and not reply.created:
             await self.truncate(inode.ino, 0)
@@ -135,7 +153,9 @@ class Files:
             return None
         handle, inode = removed
         if handle.writable and inode.file is not None:
-            self.tasks.spawn(self._commit_soon(inode), f"commit-{inode.ino}")
+            if handle.made:
+                self._data_expected = inode.file.size > 0
+            self._commit_soon(inode)
         if not inode.handles:
             if not inode.attr_valid or inode.attr is None or inode.attr.nlink == 0:
                 self.let_go_if_deleted(inode)
@@ -159,8 +179,20 @@ class Files:
                 return
         await self.let_go(inode)
 
-    async def _commit_soon(self, inode: Inode) -> None:
-        if inode.opened:
+    def _commit_soon(self, inode: Inode) -> None:
+        """One transaction for what is closed within a moment: closing promises nothing, fsync does."""
+        if not self._closed:
+            asyncio.get_running_loop().call_later(COMMIT_SOON_S, self._commit_closed)
+        self._closed[inode.ino] = inode
+
+    def _commit_closed(self) -> None:
+        closed, self._closed = self._closed, {}
+        for inode in closed.values():
+            if inode.opened and self.data.uncommitted(inode):
+                self.tasks.spawn(self._commit_one(inode), f"commit-{inode.ino}")
+
+    async def _commit_one(self, inode: Inode) -> None:
+        if inode.opened and (inode.attr is None or inode.attr.nlink):  # else there is nobody left to tell
             await self.data.commit(inode)
 
     async def let_go(self, inode: Inode) -> None:
@@ -184,6 +216,49 @@ class Files:
                 self.table.drop(inode)
         if file is not None:
             await asyncio.get_running_loop().run_in_executor(None, file.close)
+
+    async def unlink(self, inode: Inode, request: m.Unlink) -> m.ChangedReply | None:
+        """Remove the last name of a file that only the MDS counts as open here, and close it in the same step. None: nothing was done.
+
+        Raises VstorError; then it is open as before.
+        """
+        if not self._idle_alone(inode):
+            return None
+        async with inode.acquire_lock:
+            async with inode.recall_lock:
+                if inode.lease in (SHARED, EXCLUSIVE):  # what was answered is on the replicas: others may have it open
+                    await self.engine.lower(inode.file, NONE)
+            if not self._idle_alone(inode):
+                self.leases.install(inode)
+                return None
+            request.closes = inode.opened
+            try:
+                reply: m.ChangedReply = await self.session.call(request)
+            except BaseException:
+                self.leases.install(inode)
+                raise
+            if not reply.closed:
+                self.leases.install(inode)
+                return reply
+            self.table.idle.pop(inode.ino, None)
+            self.table.lower(inode, NONE)
+            inode.opened, inode.ours = 0, False
+            self.tasks.spawn(self._free(inode), f"free-{inode.ino}")
+        return reply
+
+    async def _free(self, inode: Inode) -> None:
+        """The engine's file of an inode that is closed, after the recalls that still work with it."""
+        async with inode.recall_lock:
+            if inode.opened or inode.handles:
+                return
+            file, inode.file, inode.pending = inode.file, None, type(inode.pending)()
+        if file is not None:
+            await asyncio.get_running_loop().run_in_executor(None, file.close)
+
+    def _idle_alone(self, inode: Inode) -> bool:
+        """Open at the MDS without a handle, with one name as far as we know, and the MDS knows all of it."""
+        idle = inode.opened > 0 and not inode.handles and not inode.recalling
+        return idle and inode.attr is not None and inode.attr.nlink == 1 and not self.data.uncommitted(inode)
 
     # --- size
 

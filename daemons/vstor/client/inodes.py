@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import stat
 from collections import OrderedDict
@@ -58,6 +59,7 @@ class Handle:
     flags: int  # of open(2)
     writable: bool
     direct: bool = False  # past the kernel's page cache
+    made: bool = False  # the file was made with it
     bound: int | None = None  # flags with which the engine knows it; None: it does not
 
     @property
@@ -101,6 +103,7 @@ class Inode:
     commit_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     xattrs: dict[bytes, bytes | None] = field(default_factory=dict)  # as valid as the attributes; None: there is none
     pages: bool = False  # the kernel may hold pages of it
+    complete: bool = False  # a directory all of whose names are known: what is not among them does not exist
     resizing: int | None = None  # the size that is being set: after it the size of before would count as growth
     negotiating: int = NONE  # the mode a task acquires for parked requests
     known_as: tuple[int, bytes] | None = None
@@ -225,6 +228,13 @@ class InodeTable:
         inode.attr_valid = False
         self._unkeep(inode)
 
+    def changed_dir(self, ino: int, attr: Attr | None) -> None:
+        """We changed a directory; attr: what the MDS says of it now, None: that is to be asked for."""
+        if attr is not None:
+            self.learn(attr)
+        elif (inode := self.inodes.get(ino)) is not None:
+            self.invalidate(inode)
+
     def keep_attr(self, inode: Inode, attr: bytes) -> None:
         """The engine may answer with this struct fuse_attr as long as the attributes here stay as they are."""
         if inode.attr is not None and inode.attr_valid and inode.lease != NONE:
@@ -301,6 +311,7 @@ class InodeTable:
         for inode in self.inodes.values():
             inode.lease, inode.ours = NONE, False
             self.invalidate(inode)
+            inode.complete = False
         for parent in list(self._names):
             self.drop_names(parent)
 
@@ -311,7 +322,9 @@ class InodeTable:
         ino = self._entries.get((parent, name))
         if ino is not None:
             self._entries.move_to_end((parent, name))
-        return ino
+            return ino
+        directory = self.inodes.get(parent)
+        return 0 if directory is not None and directory.complete else None
 
     def add_entry(self, parent: int, name: bytes, ino: int, *, granted: bool = False) -> None:
         """The MDS said so; ino 0: there is no such name. Kept while a lease of the directory makes it say when that changes.
@@ -333,6 +346,7 @@ class InodeTable:
             (old_parent, old_name), _ = self._entries.popitem(last=False)
             self.kept.drop_name(old_parent, old_name)
             self._discard(old_parent, old_name)
+            self.need(old_parent).complete = False
 
     def changed_entry(self, parent: int, name: bytes, ino: int, *, sure: bool) -> None:
         """After a change of ours. sure: in the session that is open now; else the answer may be older than what is known, and nothing is known."""
@@ -342,11 +356,18 @@ class InodeTable:
             self.drop_entry(parent, name)
 
     def drop_entry(self, parent: int, name: bytes) -> None:
+        """Nothing is known of the name."""
+        directory = self.inodes.get(parent)
+        if directory is not None:
+            directory.complete = False
         if self._entries.pop((parent, name), None) is not None:
             self.kept.drop_name(parent, name)
             self._discard(parent, name)
 
     def drop_names(self, parent: int) -> None:
+        directory = self.inodes.get(parent)
+        if directory is not None:
+            directory.complete = False
         for name in self._names.pop(parent, ()):
             self.kept.drop_name(parent, name)
             self._entries.pop((parent, name), None)
@@ -382,7 +403,8 @@ class InodeTable:
         return handle, inode
 
     def idle_surplus(self) -> list[Inode]:
-        """Files above the bound that nobody has open here, oldest first."""
-        return [
-            self.inodes[ino] for ino in list(self.idle)[: max(0, len(self.idle) - IDLE_FILES_MAX)] if ino in self.inodes
-        ]
+        """Files that nobody has open here, oldest first, once there are too many: several, so that they are given back together."""
+        if len(self.idle) <= IDLE_FILES_MAX:
+            return []
+        oldest = itertools.islice(self.idle, len(self.idle) - IDLE_FILES_MAX * 31 // 32)
+        return [self.inodes[ino] for ino in oldest if ino in self.inodes]

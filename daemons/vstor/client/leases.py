@@ -103,7 +103,7 @@ class Leases:
                 if not inode.recalling:
                     self.granted(inode, reply.mode, reply.attr)
                     return
-        self._install(inode)
+        self.install(inode)
 
     def not_held(self, inode: Inode) -> None:
         """The MDS does not count us as the holder: what is under way waits until the lease is got again."""
@@ -128,9 +128,10 @@ class Leases:
         if inode.file is not None and had != EXCLUSIVE:
             inode.file.set_size(attr.size)
         self.table.learn(attr)
-        self._install(inode)
+        self.install(inode)
 
-    def _install(self, inode: Inode) -> None:
+    def install(self, inode: Inode) -> None:
+        """The engine works under the lease that is held."""
         if inode.file is not None and inode.lease in (SHARED, EXCLUSIVE):
             self.engine.raise_(inode.file, inode.lease)
 
@@ -270,7 +271,7 @@ class Leases:
             if late is not None or attempt + 1 == DROP_ROUNDS_MAX:
                 break
             inode.lease = had
-            self._install(inode)
+            self.install(inode)
         else:
             late = None
         if inode.pages:

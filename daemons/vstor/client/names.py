@@ -16,7 +16,7 @@ from vstor.client.tasks import Tasks
 from vstor.codes_gen import ErrorCode
 from vstor.errors import VstorError
 from vstor.proto import messages as m
-from vstor.proto.messages import ROOT_INO
+from vstor.proto.messages import NONE, ROOT_INO
 
 XATTRS_KEPT_MAX = 8  # of one inode
 XATTR_KEPT_BYTES_MAX = 256
@@ -102,10 +102,14 @@ class Names:
         check_name(request.name)
         if len(request.target) > m.SYMLINK_BYTES_MAX:
             raise VstorError(ErrorCode.NAME_TOO_LONG, f"a symbolic link may have {m.SYMLINK_BYTES_MAX} bytes")
+        connection = self.session.connections
         reply, sure = await self._change(request)
-        self._touched(request.parent)
+        self.table.changed_dir(request.parent, reply.parent)
         self.table.changed_entry(request.parent, request.name, reply.attr.ino, sure=sure)
-        return self.table.learn(reply.attr)
+        inode = self.table.learn(reply.attr)
+        # New directories are empty. An answer that was lost and given again may be older than what others have done there since.
+        inode.complete = inode.is_dir and inode.lease != NONE and self.session.connections == connection
+        return inode
 
     async def _change(self, request: m.RequestBody) -> tuple[Any, bool]:
         """The reply, and whether it is of the session that is open now. One that outlived its session may be of a change done long ago."""
@@ -119,14 +123,12 @@ class Names:
     async def create(self, parent: int, name: bytes, mode: int, uid: int, gid: int, flags: int) -> tuple[Inode, Handle]:
         """Make and open a file; without O_EXCL an existing one is opened."""
         check_name(name)
-        made = await self.files.create(parent, name, mode, uid, gid, flags)
-        self._touched(parent)
-        return made
+        return await self.files.create(parent, name, mode, uid, gid, flags)
 
     async def link(self, ino: int, parent: int, name: bytes) -> Inode:
         check_name(name)
         reply, sure = await self._change(m.Link(ino, parent, name))
-        self._touched(parent)
+        self.table.changed_dir(parent, reply.parent)
         self.table.changed_entry(parent, name, ino, sure=sure)
         return self.table.learn(reply.attr)
 
@@ -134,9 +136,14 @@ class Names:
         """Remove a name. A file that nobody has open any more is let go, so that the MDS can delete it."""
         check_name(name)
         ino = await self._behind(parent, name)
-        _, sure = await self._change(m.Rmdir(parent, name) if directory else m.Unlink(parent, name))
-        self._touched(parent)
-        self.table.changed_entry(parent, name, 0, sure=sure)
+        inode = self.table.get(ino) if ino else None
+        reply, session = None, self.session.sessions
+        if not directory and inode is not None:
+            reply = await self.files.unlink(inode, m.Unlink(parent, name))
+        if reply is None:
+            reply = await self.session.call(m.Rmdir(parent, name) if directory else m.Unlink(parent, name))
+        self.table.changed_dir(parent, reply.parent)
+        self.table.changed_entry(parent, name, 0, sure=self.session.sessions == session)
         self._one_link_less(ino, directory)
 
     async def _behind(self, parent: int, name: bytes) -> int | None:
@@ -175,11 +182,11 @@ class Names:
         if flags & ~3:
             raise VstorError(ErrorCode.INVALID, f"rename flags {flags:#x} are not known")
         moved, replaced = await self._behind(parent, name), await self._behind(new_parent, new_name)
-        await self.session.call(m.Rename(parent, name, new_parent, new_name, flags))
-        self._touched(parent)
-        self._touched(new_parent)
-        self.table.drop_entry(parent, name)
-        self.table.drop_entry(new_parent, new_name)
+        reply, sure = await self._change(m.Rename(parent, name, new_parent, new_name, flags))
+        self.table.changed_dir(parent, reply.parent)
+        if new_parent != parent:
+            self.table.changed_dir(new_parent, None)
+        self._renamed(parent, name, new_parent, new_name, flags, sure=sure)
         for ino in (moved, replaced):
             inode = self.table.get(ino) if ino else None
             if inode is not None:
@@ -188,6 +195,18 @@ class Names:
             self.table.inodes[moved].known_as = (new_parent, new_name)
         if not flags & 2 and replaced and replaced != moved:
             self._one_link_less(replaced, False)
+
+    def _renamed(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int, *, sure: bool) -> None:
+        """What the names mean now, by what they mean here at this moment: they have not changed in between, or we would have been told."""
+        here, there = self.table.entry(parent, name), self.table.entry(new_parent, new_name)
+        if sure and here and here == there:
+            return  # two names of one file: nothing happens
+        if sure and here and (there or not flags & 2):
+            self.table.add_entry(parent, name, there or 0 if flags & 2 else 0)
+            self.table.add_entry(new_parent, new_name, here)
+        else:
+            self.table.drop_entry(parent, name)
+            self.table.drop_entry(new_parent, new_name)
 
     def _touched(self, ino: int) -> None:
         """Times and size of a directory we changed are to be asked for."""

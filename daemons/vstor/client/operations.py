@@ -182,7 +182,14 @@ class Operations:
         shown = self.shown(inode)
         out = fp.entry_out(shown, self.name_valid_ms(parent, name, inode.ino), self.attr_valid_ms(inode))
         self.keep(parent, name, inode, out)
+        self.keep_dir(parent)
         return out
+
+    def keep_dir(self, ino: int) -> None:
+        """The kernel asks for the attributes of a directory after each change it makes there: the engine may answer."""
+        inode = self.table.get(ino)
+        if inode is not None and self.names.cached(inode) and not inode.kept:
+            self.table.keep_attr(inode, fp.attr(self.shown(inode)))
 
     def keep(self, parent: int, name: bytes, inode: Inode, entry_out: bytes) -> None:
         """The engine may answer the same the next time."""
@@ -299,6 +306,7 @@ class Operations:
 
     async def unlink(self, request: fp.FuseRequest) -> bytes:
         await self.names.unlink(request.nodeid, fp.cstring(request.body))
+        self.keep_dir(request.nodeid)
         return b""
 
     async def rmdir(self, request: fp.FuseRequest) -> bytes:
@@ -316,6 +324,7 @@ class Operations:
     async def _rename(self, request: fp.FuseRequest, new_parent: int, flags: int, offset: int) -> bytes:
         name, new_name = fp.two_cstrings(request.body, offset)
         await self.names.rename(request.nodeid, name, new_parent, new_name, flags)
+        self.keep_dir(request.nodeid)
         return b""
 
     async def link(self, request: fp.FuseRequest) -> bytes:

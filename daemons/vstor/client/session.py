@@ -79,6 +79,7 @@ class Session:
         self.config: dict[str, str] = {}
         self.valid_until_ms = 0
         self.sessions = 0  # opened so far
+        self.connections = 0  # to an MDS, made so far
         self._expired = False
         self._tasks: list[asyncio.Task[None]] = []
         self._renewed = asyncio.Event()
@@ -154,6 +155,7 @@ class Session:
         asyncio.get_running_loop().call_soon(self._hooks.push, body)
 
     async def _on_connect(self, call_now: Callable[[m.RequestBody], Awaitable[m.ReplyBody]]) -> None:
+        self.connections += 1
         if self.id:
             leases, locks, opens = self._hooks.held()
             sent_ms = clock.boottime_ms()

@@ -103,6 +103,15 @@ class Maps:
             out.append(self.describe(s, inode, index, chunk, write))
         return out, self.servers_of(s, out)
 
+    def first(self, s: Step, inode: Inode) -> tuple[list[ChunkMap], list[CsAccess]]:
+        """A chunk for a new file that is about to be written. Nothing when there is none to be had: the first write asks, and waits or fails."""
+        try:
+            chunk = self.writable(s, inode, 0)
+        except (VstorError, Parked):
+            return [], []
+        maps = [self.describe(s, inode, 0, chunk, True)]
+        return maps, self.servers_of(s, maps)
+
     def servers_of(self, s: Step, chunks: list[ChunkMap]) -> list[CsAccess]:
         """Access to every server the maps name."""
         return s.core.keyring.access(s, s.session_id, {r for chunk in chunks for r in chunk.replicas})

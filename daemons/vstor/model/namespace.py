@@ -15,14 +15,15 @@ from vstor.proto.messages import (
     CACHE,
     EXCLUSIVE,
     NAME_BYTES_MAX,
+    NONE,
     ROOT_INO,
     SYMLINK_BYTES_MAX,
     Attr,
+    ChangedReply,
     Create,
     EntryReply,
     Link,
     Lookup,
-    Ok,
     OpenReply,
     Rename,
     Rmdir,
@@ -30,6 +31,9 @@ from vstor.proto.messages import (
 )
 
 RENAME_NOREPLACE, RENAME_EXCHANGE = 1, 2
+# A file that another one has replaced is there a little longer for who has just looked up its name: a program that opens a name
+# which is replaced again and again must not hear ESTALE (the kernel looks once more, no more).
+REPLACED_KEPT_MS = 2000
 LINKS_MAX = 65_000  # names of one file, as ext4
 _TYPES = (stat.S_IFREG, stat.S_IFDIR, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFLNK)
 
@@ -75,6 +79,15 @@ def cached_attr(s: Step, inode: Inode) -> Attr:
     return attrs.attr(inode, cacheable)
 
 
+def _known_attr(s: Step, ino: int) -> Attr | None:
+    """Attributes of a directory that was changed, for a session that caches it: it need not ask."""
+    leases = s.core.leases
+    inode = s.tx.peek(ino)
+    if inode is None or leases.mode(s.session_id, ino) == NONE or not leases.may_cache(s.session_id, ino):
+        return None
+    return attrs.attr(inode, True)
+
+
 def lookup(s: Step, body: Lookup) -> EntryReply:
     """Find an entry. "." (of any inode) and ".." are for exports, whose handles outlive the kernel's caches."""
     s.need_session()
@@ -115,10 +128,19 @@ def create(s: Step, body: Create) -> EntryReply | OpenReply:
     _add_entry(s, body.parent, body.name, inode)
     s.core.leases.grant(session_id, inode.ino, EXCLUSIVE if opened else CACHE)
     if not opened:
-        return EntryReply(attrs.attr(inode, True))
+        return EntryReply(attrs.attr(inode, True), _known_attr(s, body.parent))
     s.core.opens.add(session_id, inode.ino)
     s.core.maps.writing(inode.ino, known=True)
-    return OpenReply(attrs.attr(inode, True), EXCLUSIVE, files.policy(inode).chunk_bytes, [], [], True)
+    chunks, servers = s.core.maps.first(s, inode) if body.first_chunk else ([], [])
+    return OpenReply(
+        attrs.attr(inode, True),
+        EXCLUSIVE,
+        files.policy(inode).chunk_bytes,
+        chunks,
+        servers,
+        True,
+        _known_attr(s, body.parent),
+    )
 
 
 def _existing(s: Step, body: Create, kind: int, entry: Dentry) -> EntryReply | OpenReply:
@@ -209,12 +231,12 @@ def link(s: Step, body: Link) -> EntryReply:
     inode.nlink += 1
     inode.ctime_ns = s.stamp(inode)
     _add_entry(s, body.parent, body.name, inode)
-    return EntryReply(cached_attr(s, inode))
+    return EntryReply(cached_attr(s, inode), _known_attr(s, body.parent))
 
 
-def unlink(s: Step, body: Unlink) -> Ok:
+def unlink(s: Step, body: Unlink) -> ChangedReply:
     """Remove a name; the file goes with its last name and its last open."""
-    s.need_session()
+    session_id = s.need_session()
     if body.name in (b".", b".."):
         raise VstorError(ErrorCode.IS_DIR)
     entry = need_entry(s, body.parent, body.name)
@@ -224,19 +246,28 @@ def unlink(s: Step, body: Unlink) -> Ok:
     parent = s.tx.inode(body.parent)
     s.tx.remove_entry(parent, body.name)
     _touch(s, parent)
+    closed = body.closes > 0 and _only_open_by(s, session_id, entry.ino)
+    if closed:
+        s.core.opens.remove(session_id, entry.ino, body.closes)
     _drop_link(s, entry.ino)
-    return Ok()
+    return ChangedReply(_known_attr(s, body.parent), closed)
 
 
-def _drop_link(s: Step, ino: int) -> None:
+def _only_open_by(s: Step, session_id: int, ino: int) -> bool:
+    """The last name of the file is about to go, and nobody but the session has it open."""
+    inode = s.tx.peek(ino)
+    return inode is not None and inode.nlink == 1 and set(s.core.opens.by_ino.get(ino, ())) <= {session_id}
+
+
+def _drop_link(s: Step, ino: int, kept_ms: int = 0) -> None:
     inode = s.tx.inode(ino)
     inode.nlink -= 1
     inode.ctime_ns = s.stamp(inode)
     if inode.nlink == 0:
-        opens.bury(s, ino)
+        opens.bury(s, ino, kept_ms)
 
 
-def rmdir(s: Step, body: Rmdir) -> Ok:
+def rmdir(s: Step, body: Rmdir) -> ChangedReply:
     """Remove an empty directory."""
     s.need_session()
     if body.name == b".":
@@ -254,7 +285,7 @@ def rmdir(s: Step, body: Rmdir) -> Ok:
     parent.nlink -= 1
     _touch(s, parent)
     _remove_dir(s, entry.ino)
-    return Ok()
+    return ChangedReply(_known_attr(s, body.parent))
 
 
 def _remove_dir(s: Step, ino: int) -> None:
@@ -271,7 +302,7 @@ def _is_inside(s: Step, ino: int, ancestor: int) -> bool:
     return True
 
 
-def rename(s: Step, body: Rename) -> Ok:
+def rename(s: Step, body: Rename) -> ChangedReply:
     """Move an entry, replacing or exchanging what is at the target, all at once."""
     s.need_session()
     if body.flags not in (0, RENAME_NOREPLACE, RENAME_EXCHANGE):
@@ -285,7 +316,7 @@ def rename(s: Step, body: Rename) -> Ok:
         raise VstorError(ErrorCode.NOT_FOUND)
     _check_rename(s, body, old, new)
     if new is not None and new.ino == old.ino:
-        return Ok()  # two names of one file: POSIX says nothing happens
+        return ChangedReply()  # two names of one file: POSIX says nothing happens
     demands = [Demand(old.ino, Kind.INVALIDATE)]
     if body.parent == body.new_parent:
         demands.append(Demand(body.parent, Kind.INVALIDATE, (body.name, body.new_name)))
@@ -305,7 +336,7 @@ def rename(s: Step, body: Rename) -> Ok:
         _place(s, body.parent, body.new_parent, body.new_name, old)
     _touch(s, s.tx.inode(body.parent))
     _touch(s, s.tx.inode(body.new_parent))
-    return Ok()
+    return ChangedReply(_known_attr(s, body.parent) if body.parent == body.new_parent else None)
 
 
 def _check_rename(s: Step, body: Rename, old: Dentry, new: Dentry | None) -> None:
@@ -336,7 +367,7 @@ def _clear_target(s: Step, body: Rename, new: Dentry) -> None:
         s.tx.inode(body.new_parent).nlink -= 1
         _remove_dir(s, new.ino)
     else:
-        _drop_link(s, new.ino)
+        _drop_link(s, new.ino, REPLACED_KEPT_MS)
 
 
 def _place(s: Step, from_dir: int, to_dir: int, name: bytes, entry: Dentry) -> None:

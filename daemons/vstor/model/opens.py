@@ -94,15 +94,20 @@ def handle_close(s: Step, body: Close) -> Ok:
     return Ok()
 
 
-def bury(s: Step, ino: int) -> None:
-    """A file without a name: remove it, or keep an orphan record while it is open, unknown to be closed, or too big for one commit."""
+def bury(s: Step, ino: int, kept_ms: int = 0) -> None:
+    """A file without a name: remove it, or keep an orphan record while it is open, unknown to be closed, or too big for one commit.
+
+    kept_ms: it is not removed sooner.
+    """
     inode = s.tx.peek(ino)
     if inode is None:
         return
-    in_use = s.core.opens.by_ino.get(ino) or s.core.sessions.in_grace
+    orphan = s.state.orphans.get(ino)
+    since_ms = s.now_ms + kept_ms if orphan is None else orphan.since_ms
+    in_use = s.core.opens.by_ino.get(ino) or s.core.sessions.in_grace or since_ms > s.now_ms
     if in_use or (stat.S_ISREG(inode.mode) and not files.cut(s, ino, 0)):
-        if ino not in s.state.orphans:
-            s.tx.put_orphan(ino, s.now_ms)
+        if orphan is None:
+            s.tx.put_orphan(ino, since_ms)
         return
     s.tx.remove_inode(ino)
     s.core.maps.forget(ino)

@@ -63,7 +63,10 @@ class Dentry(Record):
 
 
 class Orphan(Record):
-    """A file without a name, kept while it is open (or while a new leader does not know yet whether it is)."""
+    """A file without a name, kept while it is open (or while a new leader does not know yet whether it is).
+
+    since_ms: when it lost its name; of a replaced one, until when it is kept in any case.
+    """
 
     since_ms: int
 

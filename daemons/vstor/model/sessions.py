@@ -31,7 +31,7 @@ from vstor.proto.messages import (
     SessionResume,
 )
 
-ORPHANS_PER_TICK = 64
+ORPHANS_PER_TICK = 256
 NAME_CHARS_MAX = 4096
 ENDED_MAX = 10_000  # sessions that left outcomes behind
 ENDED_MS_MAX = 24 * 3_600_000  # a client cut off for longer may be told that what it did exists already
@@ -210,7 +210,8 @@ def tick(s: Step) -> None:
         s.tx.put_session(oldest.session_id, None)
     if s.core.sessions.in_grace:
         return
-    idle = (ino for ino in s.state.orphans if not s.core.opens.by_ino.get(ino))
+    orphans = s.state.orphans.items()
+    idle = (ino for ino, orphan in orphans if orphan.since_ms <= s.now_ms and not s.core.opens.by_ino.get(ino))
     for _, ino in zip(range(ORPHANS_PER_TICK), list(idle), strict=False):
         opens.bury(s, ino)
         if ino in s.state.extents:

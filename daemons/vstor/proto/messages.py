@@ -223,7 +223,8 @@ class SetAttr(Body, tag=22):
 
 class Create(Body, tag=23):
     """Make a file, directory, device, fifo, socket or symlink. exclusive=False opens an existing regular file.
-    open=True on a regular file: as Open with an EXCLUSIVE lease, in one round trip."""
+    open=True on a regular file: as Open with an EXCLUSIVE lease, in one round trip; first_chunk: a new one will have content, so a chunk is
+    given with it (if it can be at once)."""
 
     parent: int
     name: bytes
@@ -234,12 +235,14 @@ class Create(Body, tag=23):
     target: bytes = b""  # symlink
     exclusive: bool = True
     open: bool = False
+    first_chunk: bool = False
 
 
 class EntryReply(Body, tag=24):
-    """ino 0 in attr: no such entry, and that may be cached (negative lookup)."""
+    """ino 0 in attr: no such entry, and that may be cached (negative lookup). parent: of the directory that was changed, as in ChangedReply."""
 
     attr: Attr
+    parent: Attr | None = None
 
 
 class Open(Body, tag=25):
@@ -251,7 +254,7 @@ class Open(Body, tag=25):
 
 
 class OpenReply(Body, tag=26):
-    """created: by Create(exclusive=False). chunks: the first ones, with tickets, no more than 16."""
+    """created: by Create(exclusive=False). chunks: the first ones, with tickets, no more than 16. parent: as in ChangedReply, of Create."""
 
     attr: Attr
     lease: int
@@ -259,6 +262,7 @@ class OpenReply(Body, tag=26):
     chunks: list[ChunkMap]
     servers: list[CsAccess]
     created: bool = False
+    parent: Attr | None = None
 
 
 class Close(Body, tag=27):
@@ -274,8 +278,11 @@ class Link(Body, tag=28):
 
 
 class Unlink(Body, tag=29):
+    """closes: opens of this session that are given up, with its lease, if the file goes with this name: nobody has it open any more there."""
+
     parent: int
     name: bytes
+    closes: int = 0
 
 
 class Rmdir(Body, tag=30):
@@ -368,6 +375,14 @@ class StatFsReply(Body, tag=42):
 
 class Ok(Body, tag=43):
     """Nothing to say."""
+
+
+class ChangedReply(Body, tag=45):
+    """Of Unlink, Rmdir and Rename. parent: the directory after the change, if the session may cache it, and only one was changed.
+    closed: what Unlink.closes offered was taken; the session holds nothing of the file any more."""
+
+    parent: Attr | None = None
+    closed: bool = False
 
 
 class AttrReply(Body, tag=44):
@@ -535,7 +550,7 @@ RequestBody = Union[
 ]  # fmt: skip
 ReplyBody = Union[
     HelloReply, AuthParams, AuthChallenge, AuthCertificate, SessionReply, Renewed,
-    EntryReply, OpenReply, DirReply, BytesReply, NamesReply, StatFsReply, Ok, AttrReply, LeaseReply, MapReply,
+    EntryReply, OpenReply, DirReply, BytesReply, NamesReply, StatFsReply, Ok, ChangedReply, AttrReply, LeaseReply, MapReply,
     CsAccessReply, LockReply, CsCreated, CsRegistered, CsHeartbeatReply, JsonReply,
 ]  # fmt: skip
 PushBody = Union[Recall, Invalidate, MapChanged, CsOrder]

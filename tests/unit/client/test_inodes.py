@@ -124,7 +124,9 @@ def test_idle_files_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         inode = table.learn(attr(ino))
         inode.opened = 1
         table.remove_handle(table.add_handle(inode, os.O_RDONLY, False).fh)
-    assert [inode.ino for inode in table.idle_surplus()] == [5, 6]
+    assert [inode.ino for inode in table.idle_surplus()] == [5, 6, 7]
+    monkeypatch.setattr(inodes, "IDLE_FILES_MAX", 3)
+    assert table.idle_surplus() == []
 
 
 def test_a_lost_session_leaves_nothing_valid() -> None:

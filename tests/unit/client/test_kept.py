@@ -65,6 +65,29 @@ async def test_what_readdirplus_told_is_answered_by_the_engine(world: World) -> 
     assert asked(other) == 0
 
 
+async def test_directories_we_changed_are_not_asked_for(world: World) -> None:
+    k = await mount_old(world)
+    top = await mkdir(k, 1, b"top")
+    await k.getattr(top)
+    before = asked(k)
+    times = []
+    for name in NAMES:
+        await k.create(top, name)
+        times.append((await k.getattr(top))[1][4:8:3])
+    await k.call(fp.Op.RENAME, top, fp.U64.pack(top) + b"a\0d\0")
+    times.append((await k.getattr(top))[1][4:8:3])
+    await k.call(fp.Op.UNLINK, top, b"d\0")
+    times.append((await k.getattr(top))[1][4:8:3])
+    assert asked(k) == before
+    assert times == sorted(times)
+    assert times[0] < times[-1]
+    other = await mkdir(k, 1, b"other")
+    empty = (await k.getattr(other))[1]
+    await k.call(fp.Op.RENAME, top, fp.U64.pack(other) + b"b\0b\0")
+    moved = (await k.getattr(other))[1]
+    assert moved[4:8:3] > empty[4:8:3]
+
+
 async def test_nothing_is_answered_when_the_leases_have_ended(world: World) -> None:
     k = await mount_old(world)
     await mkdir(k, 1, b"d")
@@ -154,6 +177,9 @@ async def test_two_mounts_change_everything_and_see_the_same(world: World, seed:
             await k.call(fp.Op.LINK, top, fp.U64.pack(await k.lookup(top, name)) + other + b"\0")
 
     async def check(k: Kernel) -> None:
+        folder = (await witness.session.call(m.GetAttr(top))).attr
+        shown_folder = (await k.getattr(top))[1]
+        assert (shown_folder[10], shown_folder[4] * fp.NSEC + shown_folder[7]) == (folder.nlink, folder.mtime_ns)
         for name in NAMES:
             attr = (await witness.session.call(m.Lookup(top, name))).attr
             raw = await k.call(fp.Op.LOOKUP, top, name + b"\0", error=ANY_ERROR)

@@ -115,7 +115,7 @@ def test_a_change_is_done_once_though_its_session_ended(sim: Sim, failover: bool
         reopen(a, old)
     assert a.send(m.Create(1, b"f", REG, 0, 0, open=True), create_id).attr.ino == made.attr.ino
     assert sim.core.opens.by_ino[made.attr.ino] == {a.session_id: 1}
-    assert a.send(m.Unlink(1, b"old"), unlink_id) == m.Ok()
+    assert a.send(m.Unlink(1, b"old"), unlink_id) == m.ChangedReply()
     with pytest.raises(VstorError) as caught:
         a.call(m.Unlink(1, b"old"))
     assert caught.value.code == ErrorCode.NOT_FOUND
@@ -323,6 +323,47 @@ def test_unlink_while_open(sim: Sim) -> None:
     a.call(m.Close(ino))
     assert ino not in sim.state.inodes
     assert ino not in sim.state.orphans
+
+
+def test_unlink_closes_what_only_the_caller_has_open(sim: Sim) -> None:
+    a, b = sim.client("a"), sim.client("b")
+    ino = a.call(m.Create(1, b"f", REG, 0, 0, open=True)).attr.ino
+    b.call(m.Lookup(1, b"f"))
+    assert a.call(m.Unlink(1, b"f", closes=1)).closed
+    assert ino not in sim.state.inodes
+    assert ino not in sim.state.orphans
+    assert not sim.core.opens.by_ino
+    assert sim.core.leases.mode(a.session_id, ino) == m.NONE
+    assert not sim.state.writers.get(a.session_id)
+
+
+def test_unlink_closes_nothing_that_goes_on(sim: Sim) -> None:
+    a, b = sim.client("a"), sim.client("b")
+    ino = a.call(m.Create(1, b"f", REG, 0, 0, open=True)).attr.ino
+    a.call(m.Link(ino, 1, b"g"))
+    assert not a.call(m.Unlink(1, b"f", closes=1)).closed  # it has another name
+    assert sim.core.opens.by_ino == {ino: {a.session_id: 1}}
+    b.call(m.Open(ino, m.SHARED, False))
+    assert not a.call(m.Unlink(1, b"g", closes=1)).closed  # b has it open
+    assert ino in sim.state.orphans
+    for client in (b, a):
+        client.call(m.Close(ino))
+    assert ino not in sim.state.inodes
+
+
+def test_a_replaced_file_can_still_be_opened_for_a_moment(sim: Sim) -> None:
+    a, b = sim.client("a"), sim.client("b")
+    old = a.call(m.Create(1, b"f", REG, 0, 0)).attr.ino
+    found = b.call(m.Lookup(1, b"f")).attr.ino
+    assert found == old
+    a.call(m.Create(1, b"new", REG, 0, 0))
+    a.call(m.Rename(1, b"new", 1, b"f", 0))
+    assert b.call(m.Open(found, m.SHARED, False)).attr.nlink == 0
+    b.call(m.Close(found))
+    assert old in sim.state.inodes
+    sim.run(3_000)
+    assert old not in sim.state.inodes
+    assert not sim.state.orphans
 
 
 def test_an_orphan_goes_with_the_session(sim: Sim) -> None:
