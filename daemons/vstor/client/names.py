@@ -45,7 +45,9 @@ class Names:
         return inode is not None and inode.attr is not None and inode.attr_valid and self.session.remaining_ms() > 0
 
     async def lookup(self, parent: int, name: bytes) -> Inode:
-        """Raises NOT_FOUND, which is cached as well."""
+        """Raises NOT_FOUND, which is cached as well, NAME_TOO_LONG."""
+        if len(name) > m.NAME_BYTES_MAX:
+            raise VstorError(ErrorCode.NAME_TOO_LONG)
         if self.session.remaining_ms() > 0:
             ino = self.table.entry(parent, name)
             if ino == 0:
@@ -57,8 +59,6 @@ class Names:
                 collect(inode)
                 return inode
         self.lookups_asked += 1
-        if len(name) > m.NAME_BYTES_MAX:
-            raise VstorError(ErrorCode.NAME_TOO_LONG)
         reply = await self.session.call(m.Lookup(parent, name))
         self.table.add_entry(parent, name, reply.attr.ino, granted=reply.attr.cacheable)
         if reply.attr.ino == 0:

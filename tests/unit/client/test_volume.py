@@ -748,3 +748,11 @@ async def test_a_session_lost_under_a_commit_is_said_by_one_fsync(world: World, 
     with pytest.raises(OSError, match="Input/output"):
         await a.files.sync(ino)
     await a.files.sync(ino)
+
+
+async def test_a_name_that_is_too_long_is_said_so_in_a_directory_whose_names_are_all_known(world: World) -> None:
+    a = await world.client()
+    new = await a.names.make(m.Create(ROOT_INO, b"d", stat.S_IFDIR | 0o755, 0, 0))
+    with pytest.raises(VstorError) as caught:
+        await a.names.lookup(new.ino, b"n" * 256)
+    assert caught.value.code == ErrorCode.NAME_TOO_LONG
