@@ -217,7 +217,7 @@ class Files:
         if file is not None:
             await asyncio.get_running_loop().run_in_executor(None, file.close)
 
-    async def unlink(self, inode: Inode, request: m.Unlink) -> m.ChangedReply | None:
+    async def unlink(self, inode: Inode, request: m.Unlink) -> m.Ok | None:
         """Remove the last name of a file that only the MDS counts as open here, and close it in the same step. None: nothing was done.
 
         Raises VstorError; then it is open as before.
@@ -233,7 +233,7 @@ class Files:
                 return None
             request.closes = inode.opened
             try:
-                reply: m.ChangedReply = await self.session.call(request)
+                reply: m.Ok = await self.session.call(request)
             except BaseException:
                 self.leases.install(inode)
                 raise

@@ -35,7 +35,7 @@ from vstor.model.step import Parked, Step
 from vstor.model.tracker import Tracker
 from vstor.model.tx import Ids
 from vstor.model.versions import Versions
-from vstor.proto.messages import ChangedReply, Create, EntryReply, Open, OpenReply, ReplyBody, RequestBody
+from vstor.proto.messages import Create, EntryReply, Ok, Open, OpenReply, ReplyBody, RequestBody
 
 RESULTS_MAX = 256  # outcomes kept for a session that does not acknowledge; above it changes are refused until it does
 _encode = msgspec.msgpack.Encoder().encode
@@ -190,7 +190,7 @@ class Core:
         reply = s.out.reply
         if isinstance(reply, OpenReply):
             reply = msgspec.structs.replace(reply, chunks=[], servers=[], parent=None)
-        elif isinstance(reply, EntryReply | ChangedReply):
+        elif isinstance(reply, EntryReply | Ok):
             reply = msgspec.structs.replace(reply, parent=None)
         record = s.tx.session(s.session_id)
         record.results = {n: r for n, r in record.results.items() if n > s.ack}

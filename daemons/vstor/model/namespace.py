@@ -19,11 +19,11 @@ from vstor.proto.messages import (
     ROOT_INO,
     SYMLINK_BYTES_MAX,
     Attr,
-    ChangedReply,
     Create,
     EntryReply,
     Link,
     Lookup,
+    Ok,
     OpenReply,
     Rename,
     Rmdir,
@@ -234,7 +234,7 @@ def link(s: Step, body: Link) -> EntryReply:
     return EntryReply(cached_attr(s, inode), _known_attr(s, body.parent))
 
 
-def unlink(s: Step, body: Unlink) -> ChangedReply:
+def unlink(s: Step, body: Unlink) -> Ok:
     """Remove a name; the file goes with its last name and its last open."""
     session_id = s.need_session()
     if body.name in (b".", b".."):
@@ -250,7 +250,7 @@ def unlink(s: Step, body: Unlink) -> ChangedReply:
     if closed:
         s.core.opens.remove(session_id, entry.ino, body.closes)
     _drop_link(s, entry.ino)
-    return ChangedReply(_known_attr(s, body.parent), closed)
+    return Ok(_known_attr(s, body.parent), closed)
 
 
 def _only_open_by(s: Step, session_id: int, ino: int) -> bool:
@@ -267,7 +267,7 @@ def _drop_link(s: Step, ino: int, kept_ms: int = 0) -> None:
         opens.bury(s, ino, kept_ms)
 
 
-def rmdir(s: Step, body: Rmdir) -> ChangedReply:
+def rmdir(s: Step, body: Rmdir) -> Ok:
     """Remove an empty directory."""
     s.need_session()
     if body.name == b".":
@@ -285,7 +285,7 @@ def rmdir(s: Step, body: Rmdir) -> ChangedReply:
     parent.nlink -= 1
     _touch(s, parent)
     _remove_dir(s, entry.ino)
-    return ChangedReply(_known_attr(s, body.parent))
+    return Ok(_known_attr(s, body.parent))
 
 
 def _remove_dir(s: Step, ino: int) -> None:
@@ -302,7 +302,7 @@ def _is_inside(s: Step, ino: int, ancestor: int) -> bool:
     return True
 
 
-def rename(s: Step, body: Rename) -> ChangedReply:
+def rename(s: Step, body: Rename) -> Ok:
     """Move an entry, replacing or exchanging what is at the target, all at once."""
     s.need_session()
     if body.flags not in (0, RENAME_NOREPLACE, RENAME_EXCHANGE):
@@ -316,7 +316,7 @@ def rename(s: Step, body: Rename) -> ChangedReply:
         raise VstorError(ErrorCode.NOT_FOUND)
     _check_rename(s, body, old, new)
     if new is not None and new.ino == old.ino:
-        return ChangedReply()  # two names of one file: POSIX says nothing happens
+        return Ok()  # two names of one file: POSIX says nothing happens
     demands = [Demand(old.ino, Kind.INVALIDATE)]
     if body.parent == body.new_parent:
         demands.append(Demand(body.parent, Kind.INVALIDATE, (body.name, body.new_name)))
@@ -336,7 +336,7 @@ def rename(s: Step, body: Rename) -> ChangedReply:
         _place(s, body.parent, body.new_parent, body.new_name, old)
     _touch(s, s.tx.inode(body.parent))
     _touch(s, s.tx.inode(body.new_parent))
-    return ChangedReply(_known_attr(s, body.parent) if body.parent == body.new_parent else None)
+    return Ok(_known_attr(s, body.parent) if body.parent == body.new_parent else None)
 
 
 def _check_rename(s: Step, body: Rename, old: Dentry, new: Dentry | None) -> None:

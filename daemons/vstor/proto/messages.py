@@ -239,7 +239,7 @@ class Create(Body, tag=23):
 
 
 class EntryReply(Body, tag=24):
-    """ino 0 in attr: no such entry, and that may be cached (negative lookup). parent: of the directory that was changed, as in ChangedReply."""
+    """ino 0 in attr: no such entry, and that may be cached (negative lookup). parent: of the directory that was changed, as in Ok."""
 
     attr: Attr
     parent: Attr | None = None
@@ -254,7 +254,7 @@ class Open(Body, tag=25):
 
 
 class OpenReply(Body, tag=26):
-    """created: by Create(exclusive=False). chunks: the first ones, with tickets, no more than 16. parent: as in ChangedReply, of Create."""
+    """created: by Create(exclusive=False). chunks: the first ones, with tickets, no more than 16. parent: as in Ok, of Create."""
 
     attr: Attr
     lease: int
@@ -374,11 +374,7 @@ class StatFsReply(Body, tag=42):
 
 
 class Ok(Body, tag=43):
-    """Nothing to say."""
-
-
-class ChangedReply(Body, tag=45):
-    """Of Unlink, Rmdir and Rename. parent: the directory after the change, if the session may cache it, and only one was changed.
+    """Done. Of Unlink, Rmdir and Rename: parent: the directory after the change, if the session may cache it, and only one was changed.
     closed: what Unlink.closes offered was taken; the session holds nothing of the file any more."""
 
     parent: Attr | None = None
@@ -550,7 +546,7 @@ RequestBody = Union[
 ]  # fmt: skip
 ReplyBody = Union[
     HelloReply, AuthParams, AuthChallenge, AuthCertificate, SessionReply, Renewed,
-    EntryReply, OpenReply, DirReply, BytesReply, NamesReply, StatFsReply, Ok, ChangedReply, AttrReply, LeaseReply, MapReply,
+    EntryReply, OpenReply, DirReply, BytesReply, NamesReply, StatFsReply, Ok, AttrReply, LeaseReply, MapReply,
     CsAccessReply, LockReply, CsCreated, CsRegistered, CsHeartbeatReply, JsonReply,
 ]  # fmt: skip
 PushBody = Union[Recall, Invalidate, MapChanged, CsOrder]
