@@ -18,6 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from vstor.client import mountpoint
+
 ROOT = Path(__file__).resolve().parents[2]
 PASSWORD = "correct horse battery staple"
 MODULES = {
@@ -32,7 +34,7 @@ STOP_S = 120.0  # more than a mount waits for a cluster that does not answer (cl
 # An unmounted file system ends, and its daemon with it, unless another mount namespace has a copy: a container that was made meanwhile.
 COPIED_S = 5.0
 DUMP_S = 2.0
-_MNT_DETACH = 2
+_MNT_FORCE, _MNT_DETACH = 1, 2
 
 
 def free_base_port(address: str, count: int = 3) -> int:
@@ -70,15 +72,21 @@ def wait_for(what: str, check: Callable[[], Any], timeout_s: float = START_S) ->
     raise AssertionError(f"timed out after {timeout_s:.0f} s waiting for {what}; last: {last!r}")
 
 
+def device_at(point: Path) -> str | None:
+    """Device number of the topmost mount there, by the table of mounts: nothing is asked of the file system, which may not answer."""
+    lines = [line.split(" ") for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    return next((line[2] for line in reversed(lines) if line[4] == str(point)), None)
+
+
 def is_mounted(point: Path) -> bool:
-    """By the table of mounts: nothing is asked of the file system, which may not answer."""
-    return any(line.split(" ")[4] == str(point) for line in Path("/proc/self/mountinfo").read_text().splitlines())
+    """Something is mounted exactly there."""
+    return device_at(point) is not None
 
 
-def umount(path: Path) -> None:
-    """umount2(2), lazily, so that a dead daemon cannot block it."""
+def umount(path: Path, *, force: bool = False) -> None:
+    """umount2(2), lazily, so that a dead daemon cannot block it. force: who waits for it gets an error at once."""
     libc = ctypes.CDLL(None, use_errno=True)
-    libc.umount2(os.fsencode(path), _MNT_DETACH)
+    libc.umount2(os.fsencode(path), _MNT_DETACH | (_MNT_FORCE if force else 0))
 
 
 class Proc:
@@ -87,6 +95,7 @@ class Proc:
     def __init__(self, name: str, argv: list[str], env: dict[str, str], log: Path) -> None:
         self.name, self.argv, self.env, self.log = name, argv, env, log
         self.popen: subprocess.Popen[bytes] | None = None
+        self.device: str | None = None  # of a mount
 
     def start(self) -> None:
         with self.log.open("ab") as out:
@@ -122,13 +131,16 @@ class Proc:
             return self.popen.wait(timeout_s)
         except subprocess.TimeoutExpired:
             self._dump()
+            if self.device is not None:
+                # Killing is not enough while a thread of it waits in the kernel for a page that a request to it holds locked.
+                mountpoint.abort(self.device)
             self.kill()
             raise AssertionError(f"{self.name} did not stop on SIGTERM within {timeout_s} s; log: {self.log}") from None
 
     def _dump(self) -> None:
-        """Into its log: a mount's state (SIGUSR1), the stacks of the threads of any of them (faulthandler on SIGABRT, which ends it)."""
+        """Into its log: a mount's state (SIGUSR1), the stacks of the threads of others (faulthandler on SIGABRT, which ends it)."""
         assert self.popen is not None
-        for sig in [signal.SIGUSR1] * self.name.startswith("mount") + [signal.SIGABRT]:
+        for sig in [signal.SIGUSR1] if self.name.startswith("mount") else [signal.SIGABRT]:
             self.signal(sig)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.popen.wait(DUMP_S)
@@ -307,6 +319,7 @@ class Cluster:
 
         wait_for(f"{point} to be mounted", check)
         self.mounts[label] = point
+        proc.device = device_at(point)
         return point
 
     def umount(self, label: str = "a") -> None:
@@ -333,10 +346,10 @@ class Cluster:
         """kill -9 of every process, mounts detached."""
         for proc in self.procs.values():
             proc.signal(signal.SIGKILL)
+        for point in self.mounts.values():
+            umount(point, force=True)
         for proc in self.procs.values():
             proc.kill()
-        for point in self.mounts.values():
-            umount(point)
         for label in self.mounts:
             self.procs.pop(f"mount-{label}", None)
         self.mounts.clear()
