@@ -35,8 +35,9 @@ FIRST = (
 )
 HEADER = """# Molecule: the last run of every scenario
 
-Written by `molecule/run_all.py` (`make molecule-all`), never by hand. A run is the whole sequence of the scenario: hosts made, `--check` on them with
-the file trees compared, deployed, deployed again with nothing changed, looked at, what the scenario is about, looked at again.
+Written by `molecule/run_all.py` (`make molecule-all`), never by hand, but for sections that follow the table. A run is the whole sequence of the
+scenario: hosts made, `--check` on them with the file trees compared, deployed, deployed again with nothing changed, looked at, what the scenario is about,
+looked at again.
 
 | scenario | result | took | begun (UTC) | tree | with | what it is |
 | --- | --- | --- | --- | --- | --- | --- |
@@ -60,10 +61,16 @@ def rows_of(text: str) -> dict[str, str]:
     return {name: line for name, line in cells.items() if name != "scenario" and not name.startswith("---")}
 
 
-def page(rows: dict[str, str], names: list[str]) -> str:
-    """The file of results: a line for each scenario of NAMES, in that order; lines of scenarios that are gone are left out."""
+def notes_of(text: str) -> str:
+    """Sections after the table of an earlier file of results, where somebody has written what was run in another way."""
+    start = text.find("\n## ")
+    return text[start:] if start >= 0 else ""
+
+
+def page(rows: dict[str, str], names: list[str], notes: str = "") -> str:
+    """The file of results: a line for each scenario of NAMES, in that order, then the notes; lines of scenarios that are gone are left out."""
     never = {name: f"| {name} | not run | | | | | |" for name in names}
-    return HEADER + "".join(f"{rows.get(name, never[name])}\n" for name in names)
+    return HEADER + "".join(f"{rows.get(name, never[name])}\n" for name in names) + notes
 
 
 def tree() -> str:
@@ -116,8 +123,8 @@ def main() -> int:
     for name in args.only or names:
         passed, line = run(name, args.keep)
         failed |= not passed
-        rows = rows_of(args.results.read_text()) if args.results.exists() else {}
-        args.results.write_text(page({**rows, name: line}, names))
+        text = args.results.read_text() if args.results.exists() else ""
+        args.results.write_text(page({**rows_of(text), name: line}, names, notes_of(text)))
         print(line, flush=True)
     return 1 if failed else 0
 

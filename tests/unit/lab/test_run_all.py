@@ -21,6 +21,13 @@ def test_a_row_of_an_earlier_run_stays_and_what_never_ran_says_so() -> None:
     assert second.startswith(run_all.HEADER)
 
 
+def test_notes_stay() -> None:
+    notes = "\n## By parts\n\n| what | how |\n"
+    text = run_all.page({"ha3": OLD}, ["ha3"], notes)
+    assert run_all.notes_of(text) == notes
+    assert run_all.notes_of(run_all.page({"ha3": OLD}, ["ha3"])) == ""
+
+
 def test_a_scenario_that_is_gone_has_no_row() -> None:
     assert "ha3" not in run_all.page({"ha3": OLD}, ["single"])
 
