@@ -108,6 +108,22 @@ void lease_park_part(struct part *p)
 	need_lease(r->f, r->writes);
 }
 
+/* Where the end was when a gap was to be cleared is old news under another lease: what lies before the end of now is
+ * somebody's data. False: nothing is left to clear. */
+static bool clip_gap(struct part *p)
+{
+	struct req *r = p->req;
+	uint64_t start = (uint64_t)p->chunk->index * r->f->chunk_bytes + p->off, size = atomic_load(&r->f->size);
+
+	if (r->done_kind != DONE_TAIL || r->epoch >= r->f->revoked || size <= start)
+		return true;
+	if (size - start >= p->len)
+		return false;
+	p->off += (uint32_t)(size - start);
+	p->len -= (uint32_t)(size - start);
+	return true;
+}
+
 void lease_wake(struct vst_file *f)
 {
 	struct link parts, reqs;
@@ -123,12 +139,16 @@ void lease_wake(struct vst_file *f)
 			need_lease(f, r->writes);
 			continue;
 		}
+		bool left = clip_gap(p);
 		p->on_lease = false;
 		r->lease_parked--;
 		if (lease_revoked(r)) /* other parts of it are still under way */
 			lease_uncount(r);
 		count(r);
-		part_queue(p);
+		if (left)
+			part_queue(p);
+		else
+			part_done(p, 0);
 	}
 	list_move_all(&f->lease_reqs, &reqs);
 	while (!list_empty(&reqs)) {

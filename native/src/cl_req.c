@@ -347,9 +347,8 @@ void req_finish(struct req *r)
 	if (r->writes && r->error)
 		req_append_end(f);
 	/* What failed after its answer is told once, by who asks. */
-	if (f->behind_error && !r->error &&
-	    (r->op == VST_IO_SYNC || (r->op == VST_IO_FLUSH && r->done_kind == DONE_FUSE))) {
-		r->error = f->behind_error;
+	if (f->behind_error && (r->op == VST_IO_SYNC || (r->op == VST_IO_FLUSH && r->done_kind == DONE_FUSE))) {
+		r->error = r->error ? r->error : f->behind_error;
 		f->behind_error = 0;
 	}
 	count_io(r);

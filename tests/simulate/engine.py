@@ -167,6 +167,8 @@ class Request:
     losses_told: int = 0
     gap: list[Request] = field(default_factory=list)  # WRITE: what clears the bytes between the end and it
     write: Request | None = None  # PUNCH of a gap: the write that waits for it
+    since: int = 0  # PUNCH of a gap: epoch of the lease under which it was between the end and the write
+    nothing: bool = False  # PUNCH of a gap: others have moved the end behind it
 
     def new_pass(self, known: Map) -> None:
         """No replica has been asked yet."""
@@ -377,6 +379,8 @@ class File:
                 self.native.push(Event(cl.EV_NEED_LEASE, self.ino, write=int(request.writes)))
             return False
         request.epoch = self.epoch
+        if request.write is not None and request.since < self.revoked:
+            request.nothing = self.size > request.granule * GRANULE_BYTES
         if request.op == cl.IO_WRITE:
             self._clear_gap(request)
         return True
@@ -387,7 +391,7 @@ class File:
         if offset > self.append_end and self.append_end < self.tail_end:
             first, end = -(-self.append_end // GRANULE_BYTES), min(offset, self.tail_end)
             for granule in range(first, end // GRANULE_BYTES):
-                punch = Request(cl.IO_PUNCH, granule, bytes(WORD), 0, epoch=self.epoch, write=write)
+                punch = Request(cl.IO_PUNCH, granule, bytes(WORD), 0, epoch=self.epoch, write=write, since=self.epoch)
                 write.gap.append(punch)
                 self.requests.insert(self.requests.index(write), punch)
             self.native.net.loop.call_soon(self.pump)
@@ -421,7 +425,7 @@ class File:
         chunk = self.chunks.setdefault(self._index(request), Chunk())
         if request.op == cl.IO_READ:
             self._read(request, chunk)
-        elif request.op == cl.IO_PUNCH and chunk.hole:
+        elif request.op == cl.IO_PUNCH and (chunk.hole or request.nothing):
             self._done(request)
         elif request.op == cl.IO_PUNCH and chunk.map is None:
             self.need_map(self._index(request), False)

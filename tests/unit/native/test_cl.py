@@ -595,6 +595,37 @@ def test_a_write_that_ends_after_the_lease_was_lost(flags: int) -> None:
         file.io(SYNC, 0, 0)
 
 
+def test_a_gap_is_not_cleared_where_others_have_written_since(mds: MiniMds) -> None:
+    """A write far behind the end waits for its gap to be cleared; under the next lease the end is elsewhere."""
+    file = mds.new_file()
+    file.io(WRITE, 0, 8192, noise(8192))
+    file.io(SYNC, 0, 0)
+    file.set_size(10)  # what comes behind is yet to be written by another client
+    file.forget_maps(0, 0xFFFFFFFF)
+    asked = threading.Event()
+
+    def no_map(event: cl.Event) -> bool:
+        if event.kind == lib.VST_EV_NEED_MAP and event.index == 0:
+            asked.set()
+            return True
+        return False
+
+    mds.policy = no_map
+    cookie = mds.submit(file, WRITE, 2 * CHUNK_BYTES, 4096, noise(4096, 2))
+    assert asked.wait(20)
+    file.set_lease(NONE, 0)
+    mds.wait_event(lib.VST_EV_NEED_LEASE)
+    file.set_size(8192)
+    file.set_lease(EXCLUSIVE, 0)
+    mds.policy = lambda event: False
+    mds.install(1, 0)
+    mds.wait_event(lib.VST_EV_NEED_LEASE, count=2)  # the write itself
+    file.set_lease(EXCLUSIVE, 0)
+    assert mds.result(cookie) == 4096
+    assert read(file, 0, 8192) == noise(8192)
+    assert read(file, 8192, 100) == bytes(100)
+
+
 def test_drained_comes_after_every_answer(mds: MiniMds) -> None:
     """A recall goes on at DRAINED: who is told of a write only after that would see another client's data as older than its own."""
     file = mds.new_file()
