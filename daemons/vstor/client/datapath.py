@@ -93,7 +93,7 @@ class DataPath:
                 self.install(inode, reply.chunks, reply.servers, for_write=write)
             return inode.tenure == tenure
 
-        await self._until_done(inode, index, fetch, "map")
+        await self._until_done(inode, index, fetch, "map", write=write)
 
     def _window(self, inode: Inode, index: int, write: bool) -> int:
         chunks = -(-inode.file.size // inode.chunk_bytes) if inode.chunk_bytes else 0
@@ -101,7 +101,7 @@ class DataPath:
             return 1 if index == 0 else WRITE_AHEAD_CHUNKS
         return max(1, min(READ_AHEAD_CHUNKS, chunks - index))
 
-    async def _until_done(self, inode: Inode, index: int, work: Any, what: str) -> None:
+    async def _until_done(self, inode: Inode, index: int, work: Any, what: str, *, write: bool) -> None:
         """Retry while that can help, and when `work` says False (asked under an earlier grant); end what is parked on the chunk when it cannot."""
         backoff_s = BACKOFF_S_MIN
         while True:
@@ -117,7 +117,7 @@ class DataPath:
                     # we get the lease again, and ask again under it.  A sync waits for the map only, so nobody else asks for the lease.
                     self.leases.not_held(inode)
                     if not inode.recalling:
-                        await self._acquire_again(inode)
+                        await self._acquire_again(inode, write)
                         continue
                 elif not exc.retryable or (exc.code == ErrorCode.NO_SPACE and not self.wait_for_space):
                     log.warning(
@@ -137,9 +137,10 @@ class DataPath:
             await asyncio.sleep(backoff_s)
             backoff_s = min(2 * backoff_s, BACKOFF_S_MAX)
 
-    async def _acquire_again(self, inode: Inode) -> None:
+    async def _acquire_again(self, inode: Inode, write: bool) -> None:
+        """write: also without a writable handle left, for a sync of what was written through one."""
         try:
-            await self.leases.acquire(inode, EXCLUSIVE if inode.writers else m.SHARED)
+            await self.leases.acquire(inode, EXCLUSIVE if write or inode.writers else m.SHARED)
         except VstorError as exc:
             if not exc.retryable:
                 raise
@@ -168,7 +169,9 @@ class DataPath:
                 self.install(inode, reply.chunks, reply.servers, for_write=True)
             return inode.tenure == tenure
 
-        self.tasks.spawn(self._until_done(inode, event.index, tell, "new map"), f"failed-{event.ino}-{event.index}")
+        self.tasks.spawn(
+            self._until_done(inode, event.index, tell, "new map", write=True), f"failed-{event.ino}-{event.index}"
+        )
 
     # --- servers
 

@@ -587,6 +587,21 @@ async def test_a_recall_does_not_wait_for_a_write_that_the_lease_is_gone_for(wor
         await a.leases.recall_finished(inode)
 
 
+async def test_a_sync_gets_its_map_also_when_only_a_handle_for_reading_is_left(world: World) -> None:
+    """Maps for writing are given to holders of EXCLUSIVE only: with SHARED it would ask for ever."""
+    a = await world.client()
+    ino, fh = await make(a, b"f", b"x")
+    _, reading = await a.files.open(ino, os.O_RDONLY)
+    inode = a.table.need(ino)
+    a.table.remove_handle(fh)
+    assert inode.writers == 0
+    world.mds.core.leases.lower(a.session.id, ino, NONE, Outcome())
+    async with asyncio.timeout(10):
+        await a.data._fetch_map(inode, 0, True)
+    assert inode.lease == EXCLUSIVE
+    await a.files.close(reading.fh)
+
+
 async def test_fsync_says_once_what_was_lost_with_the_session(world: World) -> None:
     a = await world.client()
     ino, _ = await make(a, b"f", b"precious")
