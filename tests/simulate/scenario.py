@@ -257,6 +257,9 @@ class Run:
             if core is not None and not core.sessions.in_grace:
                 status = core.status(0)["chunks"]
                 idle = not (core.recovery.jobs or core.versions.raising or core.fences.active or core.versions.busy)
+                # A new leader presumes its servers well until they have told: a replica that missed its version gets it then.
+                idle = idle and all(core.servers.is_known_good(s.cs_id) for s in world.slots)
+                idle = idle and not (core.lost or core.lower or core.higher or core.orders.count())
                 if idle and status["healthy"] + status["void"] == status["total"] and not core.garbage.count():
                     break
             await asyncio.sleep(0.2)
