@@ -124,6 +124,14 @@ static bool clip_gap(struct part *p)
 	return true;
 }
 
+/* An append has its place since it was admitted. When the lease was lost since and the file has grown, that place may
+ * be another client's by now: it fails, which its caller can tell from what was done. */
+static int append_error(const struct req *r)
+{
+	bool passed = r->op == VST_IO_WRITE && r->flags & REQ_APPEND && atomic_load(&r->f->size) > r->off;
+	return passed && r->epoch < r->f->revoked ? EIO : 0;
+}
+
 void lease_wake(struct vst_file *f)
 {
 	struct link parts, reqs;
@@ -139,7 +147,8 @@ void lease_wake(struct vst_file *f)
 			need_lease(f, r->writes);
 			continue;
 		}
-		bool left = clip_gap(p);
+		int error = append_error(r);
+		bool left = !error && clip_gap(p);
 		p->on_lease = false;
 		r->lease_parked--;
 		if (lease_revoked(r)) /* other parts of it are still under way */
@@ -148,7 +157,7 @@ void lease_wake(struct vst_file *f)
 		if (left)
 			part_queue(p);
 		else
-			part_done(p, 0);
+			part_done(p, error);
 	}
 	list_move_all(&f->lease_reqs, &reqs);
 	while (!list_empty(&reqs)) {

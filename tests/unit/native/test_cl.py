@@ -626,6 +626,31 @@ def test_a_gap_is_not_cleared_where_others_have_written_since(mds: MiniMds) -> N
     assert read(file, 8192, 100) == bytes(100)
 
 
+@pytest.mark.parametrize("grown", [False, True])
+def test_an_append_whose_place_another_client_has_taken_fails(mds: MiniMds, grown: bool) -> None:
+    """Its place was chosen under a lease that was lost: under the next one another client's data may be there."""
+    file = mds.new_file()
+    file.io(WRITE, 0, 4096, noise(4096))
+    file.io(SYNC, 0, 0)
+    file.forget_maps(0, 0xFFFFFFFF)
+    asked = threading.Event()
+
+    def no_map(event: cl.Event) -> bool:
+        asked.set()
+        return event.kind == lib.VST_EV_NEED_MAP
+
+    mds.policy = no_map
+    cookie = mds.submit(file, WRITE, 0, 100, noise(100, 2), APPEND)
+    assert asked.wait(20)
+    file.set_lease(NONE, 0)
+    mds.wait_event(lib.VST_EV_NEED_LEASE)
+    file.set_size(4096 + 50 * grown)
+    file.set_lease(EXCLUSIVE, 0)
+    mds.policy = lambda event: False
+    mds.install(1, 0)
+    assert mds.result(cookie) == (-errno.EIO if grown else 100)
+
+
 def test_drained_comes_after_every_answer(mds: MiniMds) -> None:
     """A recall goes on at DRAINED: who is told of a write only after that would see another client's data as older than its own."""
     file = mds.new_file()
