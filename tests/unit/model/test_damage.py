@@ -1,14 +1,51 @@
-"""Damage on the only replica in the map: told once, not copied in vain, stale replicas kept, mended when that becomes possible."""
+"""Damaged blocks: repaired from another replica; on the only one in the map told once, not copied in vain, stale replicas kept."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from vstor.codes_gen import ErrorCode
 from vstor.proto import messages as m
 
 from tests.unit.model.sim import Server
 from tests.unit.model.test_data import MINUTES, World
+
+
+@pytest.mark.parametrize("opened", [True, False])
+def test_a_damaged_block_is_repaired_from_another_replica(opened: bool) -> None:
+    w = World()
+    if not opened:
+        w.close()
+    server = w.server()
+    w.client.call(m.BadBlock(w.chunk().id, 1, server.cs_id, 5 << 20))
+    order = next(o for o in server.seen if isinstance(o, m.OrderRepair))
+    assert order.offset == 5 << 20
+    assert {s.cs_id for s in order.sources} == set(w.chunk().replicas) - {server.cs_id}
+    assert order.version == w.chunk().version == (2 if opened else 1)  # writers are stopped by a version
+    assert w.status()["chunks"]["corrupt_repaired"] == 1
+    assert not w.sim.core.versions.busy
+
+
+def test_a_repair_that_fails_replaces_the_replica() -> None:
+    w = World()
+    w.close()
+    server = w.server()
+    server.fail[m.OrderRepair] = ErrorCode.IO_ERROR
+    w.sim.call(server.ctx, m.CsReport(server.cs_id, "corrupt", w.chunk().id, 0, 0, ""))
+    assert server.cs_id not in w.chunk().replicas
+    w.sim.run(5000)
+    assert w.state() == "healthy"
+
+
+def test_damage_of_the_only_replica_is_told() -> None:
+    w = World(replicas="1:1")
+    w.client.call(m.BadBlock(w.chunk().id, 1, w.server().cs_id, 0))
+    w.sim.run(1000)
+    assert any("no other replica to repair it from" in e for e in w.events())
+
+
+# --- the only replica ---------------------------------------------------------------------------------------------------
 
 
 class Damaged(World):

@@ -601,42 +601,6 @@ def test_error_flags_fail_a_server_and_its_replicas_move() -> None:
     assert any("has reported hard error" in e for e in w.events())
 
 
-# --- damage -------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("opened", [True, False])
-def test_a_damaged_block_is_repaired_from_another_replica(opened: bool) -> None:
-    w = World()
-    if not opened:
-        w.close()
-    server = w.server()
-    w.client.call(m.BadBlock(w.chunk().id, 1, server.cs_id, 5 << 20))
-    order = next(o for o in server.seen if isinstance(o, m.OrderRepair))
-    assert order.offset == 5 << 20
-    assert {s.cs_id for s in order.sources} == set(w.chunk().replicas) - {server.cs_id}
-    assert order.version == w.chunk().version == (2 if opened else 1)  # writers are stopped by a version
-    assert w.status()["chunks"]["corrupt_repaired"] == 1
-    assert not w.sim.core.versions.busy
-
-
-def test_a_repair_that_fails_replaces_the_replica() -> None:
-    w = World()
-    w.close()
-    server = w.server()
-    server.fail[m.OrderRepair] = ErrorCode.IO_ERROR
-    w.sim.call(server.ctx, m.CsReport(server.cs_id, "corrupt", w.chunk().id, 0, 0, ""))
-    assert server.cs_id not in w.chunk().replicas
-    w.sim.run(5000)
-    assert w.state() == "healthy"
-
-
-def test_damage_of_the_only_replica_is_told() -> None:
-    w = World(replicas="1:1")
-    w.client.call(m.BadBlock(w.chunk().id, 1, w.server().cs_id, 0))
-    w.sim.run(1000)
-    assert any("no other replica to repair it from" in e for e in w.events())
-
-
 # --- registration ----------------------------------------------------------------------------------------------------
 
 
@@ -698,47 +662,3 @@ def test_a_damaged_source_is_what_leaves_the_map_when_replicas_are_reconciled(mo
     while len(w.chunk().replicas) == 3:
         w.sim.step(renew=False)
     assert set(w.chunk().replicas) == set(others)
-
-
-# --- a chunk with a new file --------------------------------------------------------------------------------------
-
-
-def test_a_new_file_comes_with_its_first_chunk() -> None:
-    world = World()
-    reply = world.client.call(m.Create(1, b"new", REG, 0, 0, open=True, first_chunk=True))
-    (chunk,) = reply.chunks
-    stored = world.sim.state.chunk(reply.attr.ino, 0)
-    assert stored is not None
-    assert (chunk.chunk_id, chunk.replicas, chunk.flags) == (stored.id, list(stored.replicas), VOID)
-    assert {s.cs_id for s in reply.servers} == set(chunk.replicas)
-    assert len(chunk.ticket) == 64
-    world.stored(chunk)
-    world.client.call(m.Commit(reply.attr.ino, 100, 1, [0]))
-    assert world.client.call(m.GetMap(reply.attr.ino, 0, 1, True)).chunks[0].chunk_id == chunk.chunk_id
-
-
-def test_the_answer_given_again_leaves_the_chunk_to_be_asked_for() -> None:
-    world = World()
-    body = m.Create(1, b"new", REG, 0, 0, open=True, first_chunk=True)
-    chunk = world.client.call(body).chunks[0]
-    again = world.client.send(body, world.client.next_id - 1)
-    assert again.chunks in ([], [chunk])
-    assert world.client.call(m.GetMap(again.attr.ino, 0, 1, True)).chunks[0].chunk_id == chunk.chunk_id
-
-
-def test_a_file_is_made_where_no_chunk_can_be_had() -> None:
-    world = World("3:2", 3)
-    for server in world.servers[:2]:
-        server.kill()
-    world.sim.run(5 * MINUTES)
-    reply = world.client.call(m.Create(1, b"new", REG, 0, 0, open=True, first_chunk=True))
-    assert reply.chunks == []
-    assert world.sim.state.chunk(reply.attr.ino, 0) is None
-
-
-def test_a_chunk_that_was_never_written_goes_with_its_file() -> None:
-    world = World()
-    reply = world.client.call(m.Create(1, b"new", REG, 0, 0, open=True, first_chunk=True))
-    assert world.client.call(m.Unlink(1, b"new", closes=1)).closed
-    assert reply.attr.ino not in world.sim.state.inodes
-    assert reply.attr.ino not in world.sim.state.extents
