@@ -11,28 +11,9 @@ from vstor.proto import messages as m
 from vstor.proto.messages import EXCLUSIVE, ROOT_INO
 
 from tests.unit.client.conftest import World
+from tests.unit.client.test_volume import make, read, size
 
 pytestmark = pytest.mark.asyncio
-RW = os.O_RDWR
-
-
-async def make(volume: Volume, name: bytes, data: bytes = b"", flags: int = RW) -> tuple[int, int]:
-    """A new file with content: inode number and handle."""
-    inode, handle = await volume.names.create(ROOT_INO, name, 0o644, 0, 0, flags | os.O_CREAT)
-    if data:
-        assert await volume.files.write(inode.ino, 0, data) == len(data)
-    return inode.ino, handle.fh
-
-
-async def read(volume: Volume, ino: int, offset: int, length: int) -> bytes:
-    buf = bytearray(length)
-    return bytes(buf[: await volume.files.read(ino, offset, buf)])
-
-
-async def size(volume: Volume, ino: int) -> int:
-    inode = await volume.names.getattr(ino)
-    assert inode.attr is not None
-    return inode.attr.size
 
 
 async def times(volume: Volume, ino: int) -> tuple[int, int]:
